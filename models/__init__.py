@@ -1,0 +1,1 @@
+"""Generative stories, one a file."""

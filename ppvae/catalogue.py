@@ -1,0 +1,90 @@
+"""The catalogue: each module of ``ppvae.guides`` names a pair; make, save and load them by that name."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import types
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ppvae.errors import Problem
+from ppvae.files import write_whole
+from ppvae.pair import Pair
+
+def names() -> tuple[str, ...]:
+    """The pairs that `make` can build: the modules of ``ppvae.guides``."""
+    import ppvae.guides
+
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(ppvae.guides.__path__) if not m.name.startswith("_")))
+
+
+def maker(name: str) -> types.ModuleType:
+    """The guide module of a pair, by name."""
+    if name not in names():
+        raise Problem(f"there is no pair {name!r}", "a misspelt name", f"one of: {', '.join(names())}")
+    return importlib.import_module(f"ppvae.guides.{name}")
+
+
+def make(name: str, features: int, latents: int, **options: Any) -> Pair:
+    """Build a pair of the catalogue.
+
+    Args:
+        name: one of `names()`.
+        features: D, the columns of x.
+        latents: K, the size of the latent (of the top one where there are several).
+        **options: what the pair's own ``make`` takes, such as ``hidden=(400, 200)``.
+    """
+    build = maker(name).make
+    known = set(inspect.signature(build).parameters)
+    for option in options.keys() - known:
+        raise Problem(f"{name} has no option {option!r}", "a misspelt option, or one of another pair",
+                      f"one of: {', '.join(sorted(known - {'features', 'latents'})) or 'none'}")
+    for what, number in (("features", features), ("latents", latents)):
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise Problem(f"{what} is {number!r}", "a count of columns is a whole number of at least 1",
+                          f"{what}=x.shape[1]" if what == "features" else "latents=2, say")
+    pair = build(features, latents, **options)
+    pair._built = (name, {"features": features, "latents": latents, **options})
+    return pair
+
+
+def save(pair: Pair, path: str | Path, **notes: Any) -> None:
+    """Write a pair of the catalogue to a file: its name, its arguments, its parameters.
+
+    Args:
+        pair: as `make` built it.
+        path: written whole or not at all.
+        **notes: plain values kept beside it (the data it was fitted to, say), returned by `read`.
+    """
+    if pair._built is None:
+        raise Problem("this pair was not built by ppvae.make", "a file keeps a name and arguments, not code",
+                      "put it into guides/ as a module with a make(), or torch.save(pair.state_dict(), path)")
+    name, arguments = pair._built
+    dtype = str(next((p.dtype for p in pair.parameters()), torch.float32)).removeprefix("torch.")
+    record = {"ppvae": 1, "name": name, "arguments": arguments, "dtype": dtype, "state": pair.state_dict(), "notes": notes}
+    write_whole(path, lambda draft: torch.save(record, draft))
+
+
+def load(path: str | Path) -> Pair:
+    """Read a pair that `save` wrote, on the CPU, with ``weights_only=True``: no code in the file is run."""
+    return read(path)[0]
+
+
+def read(path: str | Path) -> tuple[Pair, dict[str, Any]]:
+    """Read a pair and the notes kept beside it."""
+    if not Path(path).is_file():
+        raise Problem(f"there is no file {path}", "a misspelt path, or nothing was saved", "ppvae fit … --output FILE")
+    try:
+        record = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged zip, a pickle with code, another format: torch raises many kinds
+        raise Problem(f"{path} cannot be read", f"not a file of ppvae.save, or damaged ({type(error).__name__})",
+                      "save it again with ppvae.save(pair, path)") from error
+    if not isinstance(record, dict) or record.get("ppvae") != 1:
+        raise Problem(f"{path} does not hold a pair", "a file of something else", "save it with ppvae.save(pair, path)")
+    pair = make(record["name"], **record["arguments"]).to(getattr(torch, record["dtype"]))
+    pair.load_state_dict(record["state"])
+    return pair, record["notes"]

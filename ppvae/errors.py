@@ -1,0 +1,24 @@
+"""What a person meets when something is wrong: what was seen, the likely cause, what to try."""
+
+from __future__ import annotations
+
+
+class Problem(ValueError):
+    """A wrong input or an unsound pair. The command line prints it and exits with code 2.
+
+    Args:
+        seen: what was found, with the values.
+        cause: the likely cause, or why it cannot be used.
+        remedy: what to try.
+    """
+
+    def __init__(self, seen: str, cause: str, remedy: str) -> None:
+        super().__init__(seen, cause, remedy)
+        self.seen, self.cause, self.remedy = seen, cause, remedy
+
+    def __str__(self) -> str:
+        return f"{self.seen}\n  Likely cause: {self.cause}\n  Try: {self.remedy}"
+
+
+class Caution(UserWarning):
+    """Something that is computed as asked and is probably not what was meant."""

@@ -1,0 +1,6 @@
+"""Networks that return distributions, so that a sample line is its formula."""
+
+from ppvae.nn.heads import Bernoulli, Categorical, Gaussian, Normal, likelihood
+from ppvae.nn.layers import mlp, rows
+
+__all__ = ["Bernoulli", "Categorical", "Gaussian", "Normal", "likelihood", "mlp", "rows"]

@@ -1,0 +1,143 @@
+"""The terms of the bounds, per row, from the traces of a pair.
+
+Two numbers are wanted of a run: the ELBO's terms E_q[log p(x | z)] and KL per site, and the log-weights
+log p(x, z) - log q(z). Discrete sites marked for enumeration are summed out in both (`ppvae.enumeration`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from ppvae import enumeration
+from ppvae.door import Table
+from ppvae.errors import Problem
+from ppvae.pair import Pair
+from ppvae.traces import Traces, by_row, enumerated, log_prob, run, seen_rows
+
+
+class ElboTerms(NamedTuple):
+    """The ELBO's own terms, in nats per row: elbo = likelihood - sum of kl.
+
+    Attributes:
+        likelihood: E_q[log p(x | latents)], (N,), with the log-marginal of what the story alone enumerates.
+        kl: E_q[log q - log p] of each latent that the guide draws, (N,); of a global latent its share
+            KL / rows of the whole data.
+        analytic: the sites whose KL is the closed form; the others' is a Monte Carlo estimate.
+    """
+
+    likelihood: Tensor
+    kl: dict[str, Tensor]
+    analytic: tuple[str, ...]
+
+    @property
+    def elbo(self) -> Tensor:
+        return self.likelihood - sum(self.kl.values())
+
+
+def elbo_terms(pair: Pair, table: Table, particles: int = 1) -> ElboTerms:
+    """The ELBO's terms, averaged over ``particles`` draws."""
+    traces = run(pair, table, particles)
+    _refuse_dead_gradients(traces)
+    if any(enumerated(site) for _, site in traces.scored()):
+        likelihood, kl = enumeration.expected(traces)
+        return ElboTerms(likelihood, _share_globals(kl, traces, table), ())
+    likelihood = torch.zeros(traces.rows).to(next(iter(table.values.values())))
+    kl: dict[str, Tensor] = {}
+    analytic = []
+    for name, site in traces.scored():
+        if name not in traces.guide.nodes:
+            likelihood = likelihood + _per_row(log_prob(site), site, traces).mean(0)
+    for name, site in traces.drawn():
+        closed = None if pair.exact else _analytic_kl(name, traces)
+        if closed is not None:
+            analytic.append(name)
+        kl[name] = _per_row(closed if closed is not None else _sampled_kl(name, site, traces), site, traces).mean(0)
+    return ElboTerms(likelihood, _share_globals(kl, traces, table), tuple(analytic))
+
+
+def log_weights(pair: Pair, table: Table, particles: int = 1) -> Tensor:
+    """log p(x, z) - log q(z) of every particle and row, (P, N). Refuses global latents: a row has no weight of its own."""
+    traces = run(pair, table, particles)
+    _refuse_dead_gradients(traces)
+    return weights_of(traces)
+
+
+def weights_of(traces: Traces) -> Tensor:
+    """The log-weights of traces that were run already, (P, N)."""
+    for name, site in [*traces.drawn(), *traces.scored()]:
+        if traces.is_global(site):
+            raise Problem(f"the latent {name!r} is global: it stands outside the data plate",
+                          "all rows share it, so no row has an importance weight of its own (a joint weight of all rows "
+                          "is a far looser bound)", "use ppvae.elbo(), which counts it once; or NUTS on the story")
+    if any(enumerated(site) for _, site in traces.scored()):
+        return enumeration.summed(traces)
+    total = torch.zeros(())
+    for _, site in traces.scored():
+        total = total + by_row(log_prob(site), traces)
+    for name, site in traces.drawn():
+        total = total - by_row(_unseen(log_prob(site), site), traces)
+    return total.expand(traces.particles, traces.rows)
+
+
+def _per_row(value: Tensor, site: dict[str, Any], traces: Traces) -> Tensor:
+    """(P, N); a global site's whole log-probability in every row, until `_share_globals` divides it."""
+    if not traces.is_global(site):
+        return by_row(value, traces)
+    particle_dim = value.dim() > 2 and traces.particles > 1  # ([P, 1, 1] or ()), else plates of its own
+    value = value.reshape(traces.particles if particle_dim else 1, -1).sum(-1)
+    return value[:, None].expand(traces.particles, traces.rows)
+
+
+def _share_globals(kl: dict[str, Tensor], traces: Traces, table: Table) -> dict[str, Tensor]:
+    return {name: value / table.total if traces.is_global(traces.guide.nodes[name]) else value
+            for name, value in kl.items()}
+
+
+def _sampled_kl(name: str, site: dict[str, Any], traces: Traces) -> Tensor:
+    """log q(z) - log p(z) at the draw; where the value was observed nothing was drawn and only -log p(z) counts."""
+    log_q = _unseen(log_prob(site), site)
+    twin = traces.model.nodes.get(name)  # an auxiliary site has none
+    return log_q if twin is None else log_q - log_prob(twin)
+
+
+def _unseen(log_q: Tensor, site: dict[str, Any]) -> Tensor:
+    seen = seen_rows(site)
+    return log_q if seen is None else torch.where(seen, 0.0, log_q)
+
+
+def _analytic_kl(name: str, traces: Traces) -> Tensor | None:
+    """KL(q || p) in closed form, where it is one and where it stands for the expectation.
+
+    p may depend on latents that the story draws before this one. Their values must not depend on this draw, so
+    each must be drawn before it in the guide too; a bottom-up guide of a top-down story gets Monte Carlo.
+    """
+    order = [n for n, _ in traces.drawn()]
+    site, twin = traces.guide.nodes[name], traces.model.nodes.get(name)
+    if twin is None or seen_rows(site) is not None:
+        return None
+    for before, other in traces.model.nodes.items():
+        if before == name:
+            break
+        if before in order and order.index(before) > order.index(name):
+            return None
+    try:
+        return kl_divergence(site["fn"], twin["fn"])
+    except NotImplementedError:
+        return None
+
+
+def _refuse_dead_gradients(traces: Traces) -> None:
+    """A discrete draw stops the gradient: refuse it where a gradient is asked for."""
+    if not torch.is_grad_enabled():
+        return
+    for side, sites in (("guide", traces.drawn()), ("story", traces.left())):
+        for name, site in sites:
+            if not enumerated(site) and not getattr(site["fn"], "has_rsample", False):
+                raise Problem(f"the {side} draws {name!r} from {type(site['fn']).__name__}, which cannot be reparametrised",
+                              "a pathwise gradient through a discrete draw is noise, and under importance weights points the wrong way",
+                              f"pyro.sample({name!r}, …, infer={{'enumerate': 'parallel'}}) sums it out; a story's own discrete "
+                              "latent is left out of the guide and marked so in the story")
