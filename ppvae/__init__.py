@@ -6,7 +6,8 @@ from ppvae.checking import check
 from ppvae.errors import Caution, Problem
 from ppvae.objectives import elbo, iw_elbo
 from ppvae.pair import Pair
+from ppvae.posterior import Posterior, condition
 from ppvae.training import Fit, fit
 
 __version__ = "0.1.0"
-__all__ = ["Caution", "Fit", "Pair", "Problem", "check", "data", "elbo", "exact", "fit", "iw_elbo", "load", "make", "names", "nn", "save"]
+__all__ = ["Caution", "Fit", "Pair", "Posterior", "Problem", "check", "condition", "data", "elbo", "exact", "fit", "iw_elbo", "load", "make", "names", "nn", "save"]

@@ -19,7 +19,7 @@ from ppvae.door import Table, enter
 from ppvae.errors import Caution, Problem
 from ppvae.pair import Pair
 from ppvae.terms import elbo_terms, weights_of
-from ppvae.traces import Traces, enumerated, log_prob, run
+from ppvae.traces import Traces, enumerated, is_global, log_prob, run
 
 
 def check(pair: Pair, x: Any, mask: Any = None) -> None:
@@ -44,7 +44,7 @@ def check(pair: Pair, x: Any, mask: Any = None) -> None:
         for traces in (one, several):
             _shapes(traces)
         _mask_reaches(one, table)
-        local = not any(one.is_global(site) for _, site in [*one.drawn(), *one.scored()])
+        local = not any(is_global(site) for _, site in [*one.drawn(), *one.scored()])
         if local and len(table) > 1:
             _rows_are_independent(pair, table)
         if pair.exact:
@@ -65,7 +65,7 @@ def refuse_unfit(pair: Pair, table: Table) -> None:
     low, high = torch.where(seen, x, torch.inf).amin(0), torch.where(seen, x, -torch.inf).amax(0)
     constant = (low == high).nonzero().flatten().tolist()
     site = pair.sites(table.values).get("x")
-    if constant and len(x) > 1 and site is not None and not site.support.is_discrete:
+    if constant and len(x) > 1 and site is not None and not site["fn"].support.is_discrete:
         raise Problem(f"column{_s(constant)} of x constant (column {constant[0]} is always {low[constant[0]].item():.4g})",
                       "border pixels, an unused field, or a unit that was lost in rounding: a density of it grows without bound "
                       "as its noise shrinks", "drop the column: x[:, x.std(0) > 0]; or spread grey levels: x + torch.rand_like(x) / 256")
@@ -95,7 +95,7 @@ def _shapes(traces: Traces) -> None:
     N = traces.rows
     lead = 3 if traces.particles > 1 else 2
     for name, site in [*traces.drawn(), *traces.scored()]:
-        if traces.is_global(site):
+        if is_global(site):
             continue
         shape = tuple(log_prob(site).shape)
         features = [f.size for f in site["cond_indep_stack"] if f.dim == -1]
@@ -109,7 +109,7 @@ def _shapes(traces: Traces) -> None:
     if traces.particles == 1:
         return
     for name, site in traces.drawn():
-        if not traces.is_global(site) and not enumerated(site) and site["fn"].batch_shape[-3:-2] != (traces.particles,):
+        if not is_global(site) and not enumerated(site) and site["fn"].batch_shape[-3:-2] != (traces.particles,):
             raise Problem(f"the latent {name!r} has one draw for all particles", "a guide that expands its own shape",
                           "let the plates set the batch shape")
 

@@ -78,7 +78,7 @@ def enter(pair: Pair, x: Any, mask: Any = None) -> Table:
     home = next(pair.parameters(), torch.zeros(()))
     tensors = {name: _tensor(name, value, home) for name, value in values.items()}
     _refuse_rows(tensors)
-    sites = pair.sites(tensors)
+    sites = {name: site["fn"] for name, site in pair.sites(tensors).items()}
     tensors = {name: value[:, None] if name in sites and value.dim() == 1 else value for name, value in tensors.items()}
     seen = {name: _seen(name, value, masks.get(name)) for name, value in tensors.items()}
     for name, value in tensors.items():

@@ -149,7 +149,7 @@ class Pair(nn.Module):
     # --- what the sites of the story accept -----------------------------------------------------------
 
     def sites(self, given: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The distribution of each site as one generated row has it, by name; found once.
+        """Pyro's message of each site as one generated row has it, by name; found once.
 
         ``given`` holds the covariates that the story needs; their first row is used.
         """
@@ -159,7 +159,7 @@ class Pair(nn.Module):
             devices = {p.device for p in self.parameters() if p.is_cuda}
             with torch.no_grad(), torch.random.fork_rng(devices), poutine.block(), poutine.trace() as tracer:
                 self._run("model", mask=True, size=1, **covariates)
-            self._sites = {name: site["fn"] for name, site in tracer.trace.nodes.items()
+            self._sites = {name: site for name, site in tracer.trace.nodes.items()
                            if site["type"] == "sample" and not site_is_subsample(site)}
         return self._sites
 
@@ -171,7 +171,7 @@ class Pair(nn.Module):
         """
         if name not in self._fills:
             site = self.sites(given).get(name)
-            self._fills[name] = 0.0 if site is None else _inside(site)
+            self._fills[name] = 0.0 if site is None else _inside(site["fn"])
         return self._fills[name]
 
     def __setstate__(self, state: dict[str, Any]) -> None:  # a copy trains under a name of its own

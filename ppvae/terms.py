@@ -16,7 +16,7 @@ from ppvae import enumeration
 from ppvae.door import Table
 from ppvae.errors import Problem
 from ppvae.pair import Pair
-from ppvae.traces import Traces, by_row, enumerated, log_prob, run, seen_rows
+from ppvae.traces import Traces, by_row, enumerated, is_global, log_prob, run, seen_rows
 
 
 class ElboTerms(NamedTuple):
@@ -69,7 +69,7 @@ def log_weights(pair: Pair, table: Table, particles: int = 1) -> Tensor:
 def weights_of(traces: Traces) -> Tensor:
     """The log-weights of traces that were run already, (P, N)."""
     for name, site in [*traces.drawn(), *traces.scored()]:
-        if traces.is_global(site):
+        if is_global(site):
             raise Problem(f"the latent {name!r} is global: it stands outside the data plate",
                           "all rows share it, so no row has an importance weight of its own (a joint weight of all rows "
                           "is a far looser bound)", "use ppvae.elbo(), which counts it once; or NUTS on the story")
@@ -85,7 +85,7 @@ def weights_of(traces: Traces) -> Tensor:
 
 def _per_row(value: Tensor, site: dict[str, Any], traces: Traces) -> Tensor:
     """(P, N); a global site's whole log-probability in every row, until `_share_globals` divides it."""
-    if not traces.is_global(site):
+    if not is_global(site):
         return by_row(value, traces)
     particle_dim = value.dim() > 2 and traces.particles > 1  # ([P, 1, 1] or ()), else plates of its own
     value = value.reshape(traces.particles if particle_dim else 1, -1).sum(-1)
@@ -93,7 +93,7 @@ def _per_row(value: Tensor, site: dict[str, Any], traces: Traces) -> Tensor:
 
 
 def _share_globals(kl: dict[str, Tensor], traces: Traces, table: Table) -> dict[str, Tensor]:
-    return {name: value / table.total if traces.is_global(traces.guide.nodes[name]) else value
+    return {name: value / table.total if is_global(traces.guide.nodes[name]) else value
             for name, value in kl.items()}
 
 

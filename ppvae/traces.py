@@ -53,9 +53,6 @@ class Traces:
         return ((name, site) for name, site in self.model.nodes.items() if _is_draw(site)
                 and not site["is_observed"] and not enumerated(site) and name not in self.guide.nodes)
 
-    def is_global(self, site: dict[str, Any]) -> bool:
-        """Whether a site stands outside the data plate: one draw for all rows."""
-        return not any(frame.dim == DATA_DIM for frame in site["cond_indep_stack"])
 
 
 def run(pair: Pair, table: Table, particles: int = 1, enumerate: bool = True) -> Traces:
@@ -109,6 +106,11 @@ class Seen(Messenger):
             msg["value"] = torch.where(seen, value.to(msg["value"].dtype), msg["value"])
 
 
+def is_global(site: dict[str, Any]) -> bool:
+    """Whether a site stands outside the data plate: one draw for all rows."""
+    return not any(frame.dim == DATA_DIM for frame in site["cond_indep_stack"])
+
+
 def log_prob(site: dict[str, Any]) -> Tensor:
     """The site's log-probability, (…, N, D) or (…, N, 1), 0 where its mask is False."""
     return scale_and_mask(site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]), mask=site["mask"])
@@ -153,7 +155,7 @@ def _refuse(traces: Traces) -> None:
         for name, site in side.nodes.items():
             if _is_draw(site):
                 _refuse_site(name, site)
-                if site["is_observed"] and side is traces.model and traces.is_global(site):
+                if site["is_observed"] and side is traces.model and is_global(site):
                     raise Problem(f"the observed site {name!r} stands outside the data plate", "its rows cannot be told apart, "
                                   "so it has no log-probability per row", "with pyro.plate('data', N, dim=-2): pyro.sample(…)")
 
