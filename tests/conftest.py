@@ -1,0 +1,28 @@
+"""What the tests share: float64 unless a test says otherwise, a seed, and a clean parameter store."""
+
+import os
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+
+torch.set_num_threads(1)  # small tensors: two threads on two busy cores only wait for each other
+
+
+@pytest.fixture(autouse=True)
+def _clean():
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def data_folder():
+    """The folder of real data; skips where there is none."""
+    folder = os.environ.get("PPVAE_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("PPVAE_DATA names no folder of real data")
+    return Path(folder)
