@@ -100,7 +100,9 @@ def fit(
         model = nn.ModuleList([pair, *([objective] if isinstance(objective, nn.Module) else [])])
         parameters = [p for p in model.parameters() if p.requires_grad]
         _refuse_no_parameters(parameters)
+        model.eval()
         check(pair, rows.table.rows(rows.train[: max(2, min(16, batch_size))]))
+        analytic = _analytic(objective, pair, rows)
         optimizer = torch.optim.Adam(parameters, lr=learning_rate, fused=all(p.is_floating_point() for p in parameters))
         step = Step(pair, objective, parameters, staged=compile == "auto")
         steps = math.ceil(len(rows.train) / batch_size)
@@ -120,8 +122,8 @@ def fit(
             model.eval()
             return total.item() / len(rows.train)
 
+        # last of all: where there is a file, it brings the generators' state along
         run = Checkpoint(checkpoint, model, optimizer, _fingerprint(pair, objective, rows, locals()))
-        analytic = _analytic(objective, pair, rows)
         result = Fit(pair, run.history)
         with Progress(epochs, steps, run.history, show=progress) as bar:
             for epoch in range(len(run.history), epochs):
@@ -132,12 +134,13 @@ def fit(
                 began = time.perf_counter()
                 try:
                     bound = one_epoch(epoch, bar.advance)
-                except BaseException:  # Ctrl-C too: an epoch is done or it is not
+                    if not math.isfinite(bound):
+                        raise _not_finite(f"the bound became {bound}", epoch + 1, rows)
+                except BaseException as error:  # Ctrl-C too: an epoch is done or it is not
                     model.load_state_dict(before)
+                    if isinstance(error, torch.linalg.LinAlgError):
+                        raise _not_finite("a covariance became singular", epoch + 1, rows) from error
                     raise
-                if not math.isfinite(bound):
-                    model.load_state_dict(before)
-                    raise _not_finite(bound, epoch + 1, rows)
                 record = {"epoch": epoch + 1, "bound": bound}
                 if len(rows.aside):
                     record["held_out"] = _held_out_bound(objective, pair, rows, batch_size, seed)
@@ -268,8 +271,8 @@ def _refuse_no_parameters(parameters: list[nn.Parameter]) -> None:
         raise Problem("the pair has no parameters to fit", "all are frozen, or there are none", "condition it as it is")
 
 
-def _not_finite(bound: float, epoch: int, rows: _Rows) -> Problem:
-    return Problem(f"the bound became {bound} in epoch {epoch}", "steps that are too large, or values far from the scale of the model "
+def _not_finite(seen: str, epoch: int, rows: _Rows) -> Problem:
+    return Problem(f"{seen} in epoch {epoch}", "steps that are too large, or values far from the scale of the model "
                    f"(largest |x| observed: {_largest(rows):.3g})", "a smaller learning_rate, clip=10, or standardised columns; "
                    "the parameters from before that epoch are kept")
 
