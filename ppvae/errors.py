@@ -12,11 +12,13 @@ class Problem(ValueError):
         remedy: what to try.
     """
 
-    def __init__(self, seen: str, cause: str, remedy: str) -> None:
+    def __init__(self, seen: str, cause: str = "", remedy: str = "") -> None:
         super().__init__(seen, cause, remedy)
         self.seen, self.cause, self.remedy = seen, cause, remedy
 
     def __str__(self) -> str:
+        if not self.cause:  # raised again by Pyro, which puts message and shapes into one string
+            return self.seen
         return f"{self.seen}\n  Likely cause: {self.cause}\n  Try: {self.remedy}"
 
 

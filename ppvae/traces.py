@@ -7,7 +7,7 @@ posterior is written over the `Traces` that it returns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -78,9 +78,9 @@ def run(pair: Pair, table: Table, particles: int = 1, enumerate: bool = True) ->
         if partly:
             outer.enter_context(Seen(partly))
         with _maybe(enumerate, EnumMessenger(-1 - nesting)):
-            guide = poutine.trace(pair.guide).get_trace(size=size, **given)
+            guide = _trace(pair.guide, size=size, **given)
         with _maybe(enumerate, EnumMessenger()):
-            model = poutine.trace(poutine.replay(pair.model, guide)).get_trace(size=size, **given)
+            model = _trace(poutine.replay(pair.model, guide), size=size, **given)
     traces = Traces(model, guide, particles, size)
     _refuse(traces)
     return traces
@@ -133,6 +133,13 @@ def by_row(value: Tensor, traces: Traces) -> Tensor:
 
 def _is_draw(site: dict[str, Any]) -> bool:
     return site["type"] == "sample" and not site["infer"].get("_deterministic") and not site_is_subsample(site)
+
+
+def _trace(program: Callable, **given: Any) -> poutine.Trace:
+    try:
+        return poutine.trace(program).get_trace(**given)
+    except Problem as error:  # Pyro raises it again with the trace's shapes in the text: give the plain one
+        raise (error.__cause__ if isinstance(error.__cause__, Problem) else error) from None
 
 
 def _maybe(wanted: bool, messenger: Messenger) -> Any:
