@@ -1,0 +1,35 @@
+# Each target makes its own virtual environment when there is none. CPU build of torch: see README, "GPU".
+VENV ?= .venv
+PYTHON ?= python3
+BIN = $(VENV)/bin
+
+.PHONY: demo test slow docs bench lint clean
+
+demo: $(VENV)/ready
+	$(BIN)/ppvae demo --output demo --json demo.json
+
+test: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -q
+
+slow: $(VENV)/ready
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+
+bench: $(VENV)/ready
+	$(BIN)/python benchmarks/training_step.py
+
+docs: $(VENV)/ready
+	$(BIN)/python docs/catalogue.py > docs/catalogue.md
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet 'torch>=2.4,<2.14'
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@

@@ -1,0 +1,77 @@
+"""Evaluate a saved pair: its bound, its log-evidence, and how far the estimate can be trusted."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor
+
+import ppvae
+from ppvae.catalogue import read
+from ppvae.cli.shared import Device, Figures, Json, Seed, Source, console, source, standard_error
+from ppvae.errors import Problem
+from ppvae.pair import Pair
+from ppvae.training import device_of
+
+Particles = Annotated[int, typer.Option(min=1, help="Importance samples a row.")]
+Rows = Annotated[int, typer.Option(min=0, help="Test rows that are scored, drawn at random; 0: all.")]
+
+
+def evaluate(
+    file: Annotated[Path, typer.Argument(help="A pair that `ppvae fit` wrote.")],
+    data: Annotated[str | None, typer.Option(help="A data set by name or a CSV file; default: the one it was fitted to.")] = None,
+    particles: Particles = 5000,
+    rows: Rows = 1000,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json: Json = None,
+) -> None:
+    """Score a saved pair on the test rows of its data: ELBO, log-evidence, diagnostics, in nats per row."""
+    figures = Figures("evaluate", {"file": str(file), "data": data, "particles": particles, "rows": rows, "seed": seed}, json)
+    pair, notes = read(file)
+    name = data or notes.get("data")
+    if name is None:
+        raise Problem(f"{file} does not say what it was fitted to", "it was saved from Python", "--data NAME")
+    figures.results = score(pair.to(device_of(device)), source(name), particles, rows, seed)
+    figures.write()
+
+
+def score(pair: Pair, rows_of: Source, particles: int, rows: int, seed: int) -> dict[str, Any]:
+    """Print and return the figures of the test rows (a random subset of ``rows``; 0: all)."""
+    torch.manual_seed(seed)
+    entries = rows_of.entries("test", pair, seed)
+    total = len(entries["x"])
+    chosen = torch.randperm(total)[: rows or total].sort().values
+    entries = {name: value[chosen] for name, value in entries.items()}
+    began = time.perf_counter()
+    figures: dict[str, Any] = {"data": rows_of.name, "scaling": rows_of.scaling, "rows": len(chosen), "test_rows": total, "seed": seed}
+    post = ppvae.condition(pair, entries)
+    with torch.no_grad():
+        pair.eval()
+        bound = torch.cat([ppvae.elbo(10)(pair, post.table.rows(slice(i, i + 500))) for i in range(0, len(chosen), 500)])
+    _state(figures, "elbo", bound)
+    if post.global_latents:
+        console.print(f"a global latent ({', '.join(post.global_latents)}): no log-evidence of a row")
+    else:
+        _state(figures, "log_evidence", post.log_evidence(particles))
+        figures["particles"] = 1 if pair.exact else particles
+        found = post.diagnostics(1000)
+        figures |= {"ess_median": float(found["ess"].median()), "pareto_k_above_0.7": float((found["pareto_k"] > 0.7).double().mean())}
+    figures["seconds"] = round(time.perf_counter() - began, 1)
+    console.print(f"on {len(chosen)} of {total} test rows of {rows_of.name} ({rows_of.scaling}), {figures['seconds']} s:")
+    for name in ("elbo", "log_evidence"):
+        if name in figures:
+            note = f", {figures['particles']} particles" if name == "log_evidence" else ""
+            console.print(f"  {name:13} {figures[name]:10.3f} ± {figures[name + '_se']:.3f} nats per row{note}")
+    if "ess_median" in figures:
+        console.print(f"  of 1000 draws the median row has {figures['ess_median']:.0f} effective; "
+                      f"Pareto k above 0.7 in {figures['pareto_k_above_0.7']:.1%} of rows")
+    return figures
+
+
+def _state(figures: dict[str, Any], name: str, values: Tensor) -> None:
+    figures[name], figures[name + "_se"] = float(values.mean()), standard_error(values)

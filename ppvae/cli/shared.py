@@ -1,0 +1,149 @@
+"""What the commands share: their common options, the data they name, and the figures they write."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import platform
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from torch import Tensor
+
+from ppvae import data
+from ppvae.errors import Problem
+from ppvae.files import write_whole
+from ppvae.pair import Pair
+
+console = Console()
+errors = Console(stderr=True)
+
+Json = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.", dir_okay=False)]
+Seed = Annotated[int, typer.Option(help="Of every random draw: the same seed gives the same numbers.")]
+Device = Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, or cuda.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
+
+
+@dataclass
+class Figures:
+    """What a command found, to print and to keep: written as one JSON file, whole or not at all."""
+
+    command: str
+    arguments: dict[str, Any]
+    path: Path | None
+    results: dict[str, Any] = field(default_factory=dict)
+    began: float = field(default_factory=time.perf_counter)
+
+    def __post_init__(self) -> None:
+        if self.path is not None:
+            refuse_folder(self.path)
+
+    def write(self) -> None:
+        """Write them where ``--json`` says."""
+        if self.path is None:
+            return
+        record = {"command": self.command, "arguments": self.arguments, "machine": machine(),
+                  "seconds": round(time.perf_counter() - self.began, 3), "results": self.results}
+        text = jsonlib.dumps(record, indent=2, default=str) + "\n"
+        write_whole(self.path, lambda draft: Path(draft).write_text(text))
+
+
+def machine() -> dict[str, Any]:
+    """The machine in words: processor, cores, GPU, and the versions that figures depend on."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"system": platform.platform(terse=True), "processor": platform.processor() or platform.machine(),
+            "threads": torch.get_num_threads(), "gpu": gpu, "python": platform.python_version(), "torch": torch.__version__}
+
+
+@dataclass
+class Source:
+    """The rows that a command works on: a data set by name, or a table of numbers.
+
+    Attributes:
+        name: as given.
+        train, test: stored rows, by name of the entry.
+        redraw: observes stored rows anew (dynamic binarization).
+        likelihood: the one that suits them.
+        scaling: what was done to the numbers; printed beside every likelihood.
+    """
+
+    name: str
+    train: dict[str, Tensor]
+    test: dict[str, Tensor]
+    redraw: Any
+    likelihood: str
+    scaling: str
+    shape: tuple[int, ...] | None = None
+
+    @property
+    def features(self) -> int:
+        return self.train["x"].shape[1]
+
+    def entries(self, split: str, pair: Pair, seed: int = 0) -> dict[str, Tensor]:
+        """The entries of a split that a pair takes, x as one fixed observation."""
+        rows = dict(getattr(self, split))
+        if self.redraw is not None:
+            rows["x"] = self.redraw(rows["x"], generator=torch.Generator().manual_seed(seed))
+        return self.taken(rows, pair)
+
+    def taken(self, rows: dict[str, Tensor], pair: Pair) -> dict[str, Tensor]:
+        """The entries that the pair takes; a covariate that the data lack is named."""
+        missing = [name for name, needed in pair.entries.items() if needed and name not in rows]
+        if missing:
+            raise Problem(f"the pair needs {', '.join(map(repr, missing))} and {self.name} has no such entry",
+                          "it conditions on a covariate", "a labelled set (digits, mnist), or another pair; ppvae list")
+        return {name: value for name, value in rows.items() if name in pair.entries}
+
+
+def source(name: str) -> Source:
+    """The data that ``--data`` names: a data set, or a CSV file of numbers (standardised; every fifth row is test)."""
+    if name.lower().endswith((".csv", ".txt", ".tsv")) or Path(name).is_file():
+        return _table(name)
+    found = data.load(name)
+
+    def rows(split: str) -> dict[str, Tensor]:
+        entries = {"x": found.rows(split)}
+        return entries if found.label is None else {**entries, "label": found.labels(split)}
+
+    return Source(name, rows("train"), rows("test"), found.redraw, found.likelihood, found.scaling, found.shape)
+
+
+def _table(name: str) -> Source:
+    table = data.read_table(name)
+    x = torch.as_tensor(table.values)
+    test = torch.arange(len(x)) % 5 == 4
+    if not test.any():
+        raise Problem(f"{name} has {len(x)} rows", "a fifth of the rows is set aside as test", "a table of at least 5 rows")
+    loc, scale = moments(x[~test])
+    x = (x - loc) / scale
+    return Source(name, {"x": x[~test]}, {"x": x[test]}, None, "normal", "columns standardised by the training rows")
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each column's observed entries, (D,) each; 1 for a column without spread."""
+    loc = x.nanmean(0)
+    scale = (x - loc).square().nanmean(0).sqrt()
+    return loc.nan_to_num(), torch.where(scale > 0, scale, 1.0).nan_to_num(1.0)
+
+
+def refuse_existing(path: Path, force: bool) -> None:
+    """Refuse to overwrite, before any work is done."""
+    refuse_folder(path)
+    if path.exists() and not force:
+        raise Problem(f"{path} exists", "it would be overwritten", "another name, or --force")
+
+
+def refuse_folder(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise Problem(f"there is no folder {path.parent}", "a misspelt path", f"mkdir -p {path.parent}")
+    if path.is_dir():
+        raise Problem(f"{path} is a folder", "a file name is needed", f"{path}/result")
+
+
+def standard_error(values: Tensor) -> float:
+    """Of the mean over rows."""
+    return float(values.std() / len(values) ** 0.5) if len(values) > 1 else float("nan")
