@@ -1,0 +1,142 @@
+"""The E-step of factor analysis: log-likelihood and expected moments of (z, 1) in one pass over the data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ppvae.exact.linear_gaussian import chunk_rows, pack, packed_pairs, precision, whiten
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+class State(NamedTuple):
+    """Parameters: W (D, K), loc (D,), noise variance psi (D,)."""
+
+    W: Tensor
+    loc: Tensor
+    psi: Tensor
+
+
+class Moments(NamedTuple):
+    """Expectations under p(z | x_o), with y = (z, 1), summed over the rows that observe a feature."""
+
+    log_likelihood: Tensor
+    """Of the parameters the moments were computed with, summed over rows ()."""
+    yy: Tensor
+    """E[y y^T], packed: (D, (K + 1)(K + 2) / 2), or one row of it where every row observes every feature."""
+    total: Tensor
+    """E[y y^T] summed over all rows, packed: (1, (K + 1)(K + 2) / 2)."""
+    xy: Tensor
+    """x E[y] (D, K + 1)."""
+    xx: Tensor
+    """x^2 (D,)."""
+    count: Tensor
+    """Rows that observe the feature (D,)."""
+
+
+Expectation = Callable[[State], Moments]
+
+
+def complete(x: Tensor) -> Expectation:
+    """Prepare the E-step of complete, centred data (N, D), for which loc = 0 is best at every iteration.
+
+    All rows share one K x K factorisation and enter through x^T x: formed once if D <= N, else x^T (x B).
+    """
+    N, D = x.shape
+    gram = x.mT @ x if D <= N else None  # (D, D)
+    xx, count = x.square().sum(0), x.new_full((D,), float(N))
+
+    def expect(state: State) -> Moments:
+        A = state.W / state.psi.sqrt().unsqueeze(-1)  # (D, K)
+        L = torch.linalg.cholesky(precision(A, None))  # (K, K)
+        covariance = torch.cholesky_inverse(L)
+        B = state.W / state.psi.unsqueeze(-1) @ covariance  # (D, K): E[z] = B^T x
+        xz = x.mT @ (x @ B) if gram is None else gram @ B  # (D, K)
+        outer = B.mT @ xz  # (K, K): E[z] E[z]^T, summed
+        zz = N * covariance + outer  # (K, K)
+        # Mahalanobis distances, as in `log_evidence`: |x - W z|^2 / psi + |z|^2 at its minimum z = B^T x,
+        # where an error in B enters squared.
+        rest = xx - 2 * (xz * state.W).sum(-1) + (state.W @ outer * state.W).sum(-1)
+        distance = (rest / state.psi).sum() + outer.trace()
+        log_det = state.psi.log().sum() + 2 * L.diagonal().log().sum()
+        yy = pack(torch.block_diag(zz, count[0]))  # E[z] sums to 0 over centred rows
+        xy = torch.nn.functional.pad(xz, (0, 1))
+        return Moments(-0.5 * (N * (D * LOG_2PI + log_det) + distance), yy, yy, xy, xx, count)
+
+    return expect
+
+
+def incomplete(x: Tensor, mask: Tensor) -> Expectation:
+    """Prepare the E-step of data (N, D) with missing entries, which must hold 0, mask (N, D).
+
+    The sufficient statistics are two matrix products: mask^T with the packed E[y y^T], and x^T with E[y].
+    Rows go in chunks of bounded memory; rows that share a frequent pattern share one factorisation.
+    Reference: Rubin & Thayer 1982, each sum taken over the rows that observe the feature.
+    """
+    blocks = _blocks(x, mask)
+    xx, count = x.square().sum(0), mask.sum(0).to(x.dtype)
+
+    def expect(state: State) -> Moments:
+        (D, K), scale = state.W.shape, state.psi.sqrt()
+        yy, xy = x.new_zeros(D, (K + 1) * (K + 2) // 2), x.new_zeros(D, K + 1)
+        total = x.new_zeros(1, yy.shape[-1])
+        log_likelihood = -0.5 * (count * (LOG_2PI + state.psi.log())).sum()
+        for rows, pattern in blocks:
+            for part, seen in zip(*_in_chunks(rows, pattern, K), strict=True):
+                A, r = whiten(state.W, state.loc, scale, part, seen)  # (D, K), (n, D)
+                z, packed, half_log_det = _moments(A, r, seen)
+                rest = torch.where(seen, r - z @ A.mT, 0.0)  # (n, D)
+                log_likelihood = (
+                    log_likelihood - half_log_det - 0.5 * (rest.square().sum() + z.square().sum())
+                )
+                yy.addmm_(seen.to(x.dtype).mT, packed)  # (D, n) x (n, (K + 1)(K + 2) / 2)
+                xy[:, :K].addmm_(part.mT, z)
+                total += packed.sum(0)
+        xy[:, K] = x.sum(0)
+        return Moments(log_likelihood, yy, total, xy, xx, count)
+
+    return expect
+
+
+def _moments(A: Tensor, r: Tensor, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Give E[z] (n, K), packed E[y y^T] and half the log-determinant of the precisions, summed over rows.
+
+    With one pattern for all rows, seen (1, D), the packed moments (1, (K + 1)(K + 2) / 2) are their sum.
+    """
+    (n, _), K = r.shape, A.shape[-1]
+    L = torch.linalg.cholesky(precision(A, seen))  # (1 or n, K, K)
+    eye = torch.eye(K, dtype=A.dtype, device=A.device)
+    inverse = torch.linalg.solve_triangular(L, eye, upper=False)
+    covariance = inverse.mT @ inverse  # faster than cholesky_inverse on a batch
+    half_log_det = L.diagonal(dim1=-2, dim2=-1).log().sum()
+    b, zz = r @ A, pack(covariance)  # (n, K), (1 or n, K (K + 1) / 2)
+    if len(seen) < n:
+        z = b @ covariance[0]  # (n, K)
+        zz, first, ones = n * zz + pack(z.mT @ z), z.sum(0, keepdim=True), z.new_full((1, 1), float(n))
+        return z, torch.cat([zz, first, ones], -1), n * half_log_det
+    z = (covariance @ b.unsqueeze(-1)).squeeze(-1)  # (n, K)
+    # The packing goes row by row, and the last row of y y^T is (z, 1): it is simply appended.
+    return z, torch.cat([zz + packed_pairs(z), z, z.new_ones(n, 1)], -1), half_log_det
+
+
+def _blocks(x: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Give (rows, pattern (1, D)) of each pattern that 1/32 of the rows share, (rows, mask) of the rest.
+
+    A loop over more patterns than that would cost more than the factorisations it saves.
+    """
+    patterns, which, counts = torch.unique(mask, dim=0, return_inverse=True, return_counts=True)
+    frequent = (counts > 1) & (counts * 32 >= len(mask))
+    blocks = [(x[which == g], patterns[g : g + 1]) for g in frequent.nonzero().flatten().tolist()]
+    rest = ~frequent[which]
+    return [*blocks, (x[rest], mask[rest])] if rest.any() else blocks
+
+
+def _in_chunks(rows: Tensor, pattern: Tensor, latents: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    size = chunk_rows(rows.shape[1], latents, rows.element_size())
+    parts = rows.split(size)
+    return parts, (pattern,) * len(parts) if len(pattern) < len(rows) else pattern.split(size)
