@@ -10,7 +10,7 @@ import typer
 from torch import Tensor
 
 from ppvae import data, exact
-from ppvae.cli.shared import Device, Figures, Force, Json, Seed, console, moments, refuse_existing
+from ppvae.cli.shared import Device, Figures, Force, Json, Seed, console, moments, refuse_empty_rows, refuse_existing
 from ppvae.errors import Problem
 from ppvae.training import device_of
 
@@ -90,11 +90,7 @@ def _refuse(x: Tensor, columns: list[str]) -> None:
         if len(values) > 1 and bool((values == values[0]).all()):
             raise Problem(f"the column {column!r} is always {values[0].item():g}", "a constant field has no spread to model",
                           "drop the column, or fill it with its value")
-    empty = (~seen.any(1)).nonzero().flatten().tolist()
-    if empty:
-        lines = ", ".join(str(n + 2) for n in empty[:5])
-        raise Problem(f"nothing is observed in {len(empty)} row{'s' if len(empty) > 1 else ''} (line {lines})",
-                      "blank lines, or rows that were never filled in", "remove them: there is nothing to infer them from")
+    refuse_empty_rows(x)
     if x.shape[1] < 2:
         raise Problem("the table has one column", "a missing cell is inferred from the other cells of its row",
                       "a table with more columns")

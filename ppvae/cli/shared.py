@@ -115,6 +115,7 @@ def source(name: str) -> Source:
 def _table(name: str) -> Source:
     table = data.read_table(name)
     x = torch.as_tensor(table.values)
+    refuse_empty_rows(x)
     test = torch.arange(len(x)) % 5 == 4
     if not test.any():
         raise Problem(f"{name} has {len(x)} rows", "a fifth of the rows is set aside as test", "a table of at least 5 rows")
@@ -128,6 +129,15 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     loc = x.nanmean(0)
     scale = (x - loc).square().nanmean(0).sqrt()
     return loc.nan_to_num(), torch.where(scale > 0, scale, 1.0).nan_to_num(1.0)
+
+
+def refuse_empty_rows(x: Tensor) -> None:
+    """Refuse the rows of a table in which nothing is observed, by their line in the file."""
+    empty = x.isnan().all(1).nonzero().flatten().tolist()
+    if empty:
+        lines = ", ".join(str(n + 2) for n in empty[:5])  # the header is line 1
+        raise Problem(f"nothing is observed in {len(empty)} row{'s' if len(empty) > 1 else ''} of the table (line {lines})",
+                      "blank lines, or rows that were never filled in", "remove them: there is nothing to infer them from")
 
 
 def refuse_existing(path: Path, force: bool) -> None:

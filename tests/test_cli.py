@@ -1,0 +1,170 @@
+"""The command line: what it writes is what it says, and a wrong input ends with a message and exit code 2."""
+
+import json
+import sys
+
+import arviz
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import ppvae
+from ppvae import exact
+from ppvae.cli import main
+
+
+@pytest.fixture(autouse=True)
+def _float32(tmp_path, monkeypatch):
+    torch.set_default_dtype(torch.float32)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture
+def ppvae_(monkeypatch, capfd):
+    """Run a command: (exit code, standard output, standard error)."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["ppvae", *map(str, words)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
+
+
+def table(path="holes.csv", rows=120, missing=0.2, seed=0):
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=(rows, 1))
+    x = 100 + 20 * (z @ np.array([[1.0, -1.0, 0.5, 2.0]]) + 0.3 * rng.normal(size=(rows, 4)))
+    holes = np.where(rng.random(x.shape) < missing, np.nan, x)
+    holes[np.isnan(holes).all(1), 0] = 100.0
+    pd.DataFrame(holes, columns=["a", "b", "c", "d"]).to_csv(path, index=False)
+    return x, holes
+
+
+def test_list_and_info(ppvae_):
+    code, out, _ = ppvae_("list", "--json", "list.json")
+    assert code == 0 and set(json.load(open("list.json"))["results"]) == set(ppvae.names())
+    code, out, _ = ppvae_("info", "--json", "info.json")
+    assert code == 0 and json.load(open("info.json"))["results"]["versions"]["torch"] == torch.__version__ and "digits" in out
+
+
+def test_fit_then_evaluate_gives_the_same_figures(ppvae_):
+    words = ("--particles", 50, "--rows", 40)
+    code, out, err = ppvae_("fit", "vae", "--data", "digits_binary", "--latents", 3, "--epochs", 2, "--json", "fit.json", *words)
+    assert code == 0, err
+    fitted = json.load(open("fit.json"))["results"]
+    assert fitted["training"]["step"] == "staged" and len(fitted["training"]["history"]) == 2
+    assert "dynamic" in fitted["test"]["scaling"] and fitted["test"]["rows"] == 40 and fitted["test"]["particles"] == 50
+    assert ppvae_("evaluate", "vae-digits_binary.pt", "--json", "evaluate.json", *words)[0] == 0
+    again = json.load(open("evaluate.json"))["results"]
+    assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in fitted["test"].items() if k != "seconds"}
+    assert again["elbo"] < again["log_evidence"] < 0
+
+
+def test_the_same_seed_gives_the_same_figures(ppvae_):
+    for name in ("a", "b"):
+        ppvae_("fit", "factor_analysis_exact", "--latents", 2, "--epochs", 2, "-o", f"{name}.pt", "--json", f"{name}.json", "--rows", 30)
+    a, b = (json.load(open(f"{name}.json"))["results"] for name in "ab")
+    assert a["training"]["bound"] == b["training"]["bound"] and a["test"]["log_evidence"] == b["test"]["log_evidence"]
+
+
+def test_fit_is_interrupted_and_goes_on(ppvae_, monkeypatch):
+    words = ("fit", "vae", "--data", "digits_binary", "--latents", 2, "--hidden", "16", "--epochs", 4, "--rows", 20, "--particles", 20)
+    assert ppvae_(*words, "-o", "whole.pt")[0] == 0
+    import ppvae.checkpoint as checkpoint
+
+    write = checkpoint.Checkpoint.write
+
+    def stop(self, record):
+        write(self, record)
+        if record["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint.Checkpoint, "write", stop)
+    code, _, err = ppvae_(*words, "-o", "cut.pt")
+    assert code == 130 and "goes on from" in err
+    monkeypatch.setattr(checkpoint.Checkpoint, "write", write)
+    code, _, err = ppvae_(*words, "-o", "cut.pt")
+    assert code == 0 and "going on from" in err
+    whole, cut = ppvae.load("whole.pt").state_dict(), ppvae.load("cut.pt").state_dict()
+    assert all(torch.equal(whole[k], cut[k]) for k in whole)
+    import pathlib
+
+    assert not list(pathlib.Path().glob("*.ckpt"))
+
+
+def test_impute_completes_a_table_and_leaves_what_was_there(ppvae_):
+    x, holes = table()
+    before = open("holes.csv").read()
+    code, out, err = ppvae_("impute", "holes.csv", "-o", "full.csv", "--json", "impute.json")
+    assert code == 0, err
+    assert open("holes.csv").read() == before
+    full, seen = pd.read_csv("full.csv").to_numpy(), ~np.isnan(holes)
+    assert not np.isnan(full).any() and np.array_equal(full[seen], pd.read_csv("holes.csv").to_numpy()[seen])
+    record = json.load(open("impute.json"))["results"]
+    assert record["missing"] == int((~seen).sum()) and min(record["rmse_hidden"].values()) < record["rmse_hidden_mean"]
+    # the exact conditional means of a factor analysis that is fitted independently here
+    mean, sd = np.nanmean(holes, 0), np.nanstd(holes, 0)
+    z = torch.as_tensor((holes - mean) / sd)
+    fitted = exact.em(z, record["latents"])
+    by_hand = exact.impute_mean(fitted.W, fitted.loc, fitted.scale, z.nan_to_num(), ~z.isnan()).numpy() * sd + mean
+    assert np.allclose(full, by_hand, rtol=1e-6)
+    assert np.sqrt(np.mean((full - x)[~seen] ** 2)) < 0.6 * np.sqrt(np.mean((mean - x)[~seen] ** 2))
+
+
+@pytest.mark.slow
+def test_the_demo_writes_a_picture_and_a_file_that_arviz_reads(ppvae_):
+    code, out, err = ppvae_("demo", "--json", "demo.json")
+    assert code == 0, err
+    found = json.load(open("demo.json"))["results"]
+    assert found["factor analysis, exact"]["mse"] < 0.6 * found["column mean"]["mse"]
+    assert found["VAE"]["mse"] < 0.6 * found["column mean"]["mse"]
+    assert open("demo/imputation.png", "rb").read(4) == b"\x89PNG"
+    assert set(arviz.from_netcdf("demo/posterior.nc").groups()) >= {"posterior", "log_likelihood", "observed_data"}
+
+
+def bad_tables():
+    table("good.csv")
+    frame = pd.read_csv("good.csv")
+    frame.assign(b=np.nan).to_csv("empty_column.csv", index=False)
+    frame.assign(c=3.0).to_csv("constant.csv", index=False)
+    frame.assign(a="many").to_csv("words.csv", index=False)
+    frame.assign(a=np.where(frame.index == 3, np.inf, 1.0 + frame.index)).to_csv("infinite.csv", index=False)
+    frame.fillna(1.0).to_csv("complete.csv", index=False)
+    frame.assign(**{c: frame[c].where(frame.index != 7) for c in frame}).to_csv("empty_row.csv", index=False)
+    frame[:1].to_csv("one_row.csv", index=False)
+    frame.to_csv("semicolons.csv", index=False, sep=";")
+    open("nothing.csv", "w").close()
+
+
+@pytest.mark.parametrize(("words", "says"), [
+    (("impute", "absent.csv"), "absent.csv"), (("impute", "empty_column.csv"), "'b'"), (("impute", "constant.csv"), "'c'"),
+    (("impute", "words.csv"), "many"), (("impute", "infinite.csv"), "inf"), (("impute", "complete.csv"), "no cell"),
+    (("impute", "empty_row.csv"), "line 9"), (("fit", "vae", "--data", "empty_row.csv"), "line 9"), (("impute", "one_row.csv"), "1 row"), (("impute", "semicolons.csv"), ";"),
+    (("impute", "nothing.csv"), "empty"), (("impute", "good.csv", "--latents", "4"), "latents"),
+    (("impute", "good.csv", "-o", "nowhere/out.csv"), "nowhere"), (("impute", "good.csv", "-o", "good.csv"), "exists"),
+    (("impute", "good.csv", "-o", "good.csv", "--force"), "the output is the input"),
+    (("fit", "vea"), "vea"), (("fit", "vae", "--data", "nist"), "nist"), (("fit", "vae", "--objective", "elbow"), "elbow"),
+    (("fit", "vae", "--hidden", "wide"), "wide"), (("fit", "vae", "--likelihood", "poisson"), "poisson"),
+    (("fit", "vae", "--batch-size", "100000"), "batch_size"), (("fit", "vae", "--device", "abacus"), "abacus"),
+    (("fit", "vae", "--likelihood", "bernoulli"), "Bernoulli"), (("fit", "bayesian_linear"), "inputs"),
+    (("fit", "vae", "--learning-rate", "-1"), "learning_rate"), (("fit", "vae", "--epochs", "0"), "epochs"),
+    (("fit", "vae", "--json", "nowhere/a.json"), "nowhere"), (("fit", "vae", "-o", "good.csv"), "exists"),
+    (("evaluate", "absent.pt"), "absent.pt"), (("evaluate", "good.csv"), "cannot be read"), (("dance",), "dance"),
+])
+def test_a_wrong_input_ends_with_a_message_and_exit_code_2(ppvae_, words, says, tmp_path):
+    bad_tables()
+    there = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    if words[0] == "impute" and "-o" not in words:
+        words = (*words, "-o", "out.csv")
+    code, out, err = ppvae_(*words)
+    assert code == 2 and says in err, (code, err)
+    assert "Traceback" not in err
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == there  # nothing half-written, nothing lost
