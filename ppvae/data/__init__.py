@@ -1,0 +1,23 @@
+"""Data sets by name, laws of missingness, and tables with holes."""
+
+from ppvae.data.catalogue import load, names
+from ppvae.data.chance import split
+from ppvae.data.dataset import Dataset
+from ppvae.data.missing import mar, mcar, mnar, quarters, self_masked
+from ppvae.data.table import Table, from_frame, read_table, write_table
+
+__all__ = [
+    "Dataset",
+    "Table",
+    "from_frame",
+    "load",
+    "mar",
+    "mcar",
+    "mnar",
+    "names",
+    "quarters",
+    "read_table",
+    "self_masked",
+    "split",
+    "write_table",
+]
