@@ -8,17 +8,20 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from rich.progress import track
 from torch import Tensor
 
 import ppvae
 from ppvae.catalogue import read
-from ppvae.cli.shared import Device, Figures, Json, Seed, Source, console, source, standard_error
+from ppvae.cli.shared import Device, Figures, Json, Seed, Source, console, errors, source, standard_error
 from ppvae.errors import Problem
 from ppvae.pair import Pair
 from ppvae.training import device_of
 
 Particles = Annotated[int, typer.Option(min=1, help="Importance samples a row.")]
 Rows = Annotated[int, typer.Option(min=0, help="Test rows that are scored, drawn at random; 0: all.")]
+
+CHUNK = 100  # rows scored between two steps of the progress line
 
 
 def evaluate(
@@ -49,18 +52,23 @@ def score(pair: Pair, rows_of: Source, particles: int, rows: int, seed: int) -> 
     entries = {name: value[chosen] for name, value in entries.items()}
     began = time.perf_counter()
     figures: dict[str, Any] = {"data": rows_of.name, "scaling": rows_of.scaling, "rows": len(chosen), "test_rows": total, "seed": seed}
-    post = ppvae.condition(pair, entries)
-    with torch.no_grad():
-        pair.eval()
-        bound = torch.cat([ppvae.elbo(10)(pair, post.table.rows(slice(i, i + 500))) for i in range(0, len(chosen), 500)])
-    _state(figures, "elbo", bound)
-    if post.global_latents:
-        console.print(f"a global latent ({', '.join(post.global_latents)}): no log-evidence of a row")
+    bound, evidence, trust = [], [], []
+    pair.eval()
+    for start in track(range(0, len(chosen), CHUNK), "scoring", console=errors, transient=True, disable=not errors.is_terminal):
+        post = ppvae.condition(pair, {name: value[start : start + CHUNK] for name, value in entries.items()})
+        with torch.no_grad():
+            bound.append(ppvae.elbo(10)(pair, post.table))
+        if not post.global_latents:
+            evidence.append(post.log_evidence(particles))
+            trust.append(post.diagnostics(1000))
+    _state(figures, "elbo", torch.cat(bound))
+    if evidence:
+        _state(figures, "log_evidence", torch.cat(evidence))
+        ess, k = (torch.cat([found[name] for found in trust]) for name in ("ess", "pareto_k"))
+        figures |= {"particles": 1 if pair.exact else particles, "ess_median": float(ess.median()),
+                    "pareto_k_above_0.7": float((k > 0.7).double().mean())}
     else:
-        _state(figures, "log_evidence", post.log_evidence(particles))
-        figures["particles"] = 1 if pair.exact else particles
-        found = post.diagnostics(1000)
-        figures |= {"ess_median": float(found["ess"].median()), "pareto_k_above_0.7": float((found["pareto_k"] > 0.7).double().mean())}
+        console.print(f"a latent outside the data plate ({', '.join(post.global_latents)}): no row has a log-evidence of its own")
     figures["seconds"] = round(time.perf_counter() - began, 1)
     console.print(f"on {len(chosen)} of {total} test rows of {rows_of.name} ({rows_of.scaling}), {figures['seconds']} s:")
     for name in ("elbo", "log_evidence"):
