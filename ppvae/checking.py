@@ -13,6 +13,8 @@ from typing import Any
 
 import pyro
 import torch
+from pyro import poutine
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppvae.door import Table, enter
@@ -26,8 +28,9 @@ def check(pair: Pair, x: Any, mask: Any = None) -> None:
     """Hold a pair and one batch of data to the guard rails.
 
     The sites of story and guide match; every latent's log-probability is (…, N, 1) and that of x (…, N, D), with
-    and without particles; the mask is around x and nothing else; a row's log-weight depends on that row alone; an
-    exact guide's log-weights do not vary; a finite gradient reaches every parameter; Pyro's own validation passes.
+    and without particles; the mask is around x and nothing else, and the story reads nothing that fills a gap; a
+    row's log-weight depends on that row alone; an exact guide's log-weights do not vary; a finite gradient reaches
+    every parameter; Pyro's own validation passes.
 
     Args:
         pair: the pair; it is left as it was, generators included.
@@ -44,6 +47,7 @@ def check(pair: Pair, x: Any, mask: Any = None) -> None:
         for traces in (one, several):
             _shapes(traces)
         _mask_reaches(one, table)
+        _fill_is_not_read(pair, table, one)
         local = not any(is_global(site) for _, site in [*one.drawn(), *one.scored()])
         if local and len(table) > 1:
             _rows_are_independent(pair, table)
@@ -125,6 +129,44 @@ def _mask_reaches(traces: Traces, table: Table) -> None:
             raise Problem(f"{int((~mask).sum())} entries of {name!r} are missing and the story does not mask them",
                           "what fills them would be scored as data",
                           f"with poutine.mask(mask=mask): around the sample statement of {name!r}")
+
+
+def _fill_is_not_read(pair: Pair, table: Table, traces: Traces) -> None:
+    """Fill the gaps with other values: given the guide's draws, no density of the story may move."""
+    masked = [name for name in table.masks if pair.takes_mask(name) and name in pair.sites(table.values)]
+    if not masked:
+        return
+    before, kept = _story_scores(pair, table, traces), dict(pair._fills)
+    try:
+        pair._fills |= {name: _another(pair.sites(table.values)[name]) for name in masked}
+        after = _story_scores(pair, table, traces)
+    finally:
+        pair._fills = kept
+    for name, score in before.items():
+        if not torch.allclose(score, after[name], rtol=1e-4, atol=1e-4):
+            names = " or ".join(map(repr, masked))
+            raise Problem(f"the density of {name!r} depends on what fills missing entries of {names}",
+                          "the story reads a masked value again: a mask drops a site's own density, and what stands "
+                          "in the gap goes on as if it had been observed, above the evidence",
+                          "leave the mask out of the story's parameters: a row's value is then observed where seen "
+                          "and latent elsewhere; dependent features say features_independent = False")
+
+
+def _another(site: dict[str, Any]) -> Tensor | float:
+    """A value in the site's support that is not the one `Pair.fill` takes."""
+    support = getattr(site["fn"].support, "base_constraint", site["fn"].support)
+    if support.is_discrete and not support.event_dim:
+        return float(getattr(support, "upper_bound", getattr(support, "lower_bound", 0) + 1))
+    return site["value"][0]  # a draw
+
+
+def _story_scores(pair: Pair, table: Table, traces: Traces) -> dict[str, Tensor]:
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        story = poutine.replay(pair.model, traces.guide)
+        trace = poutine.trace(story).get_trace(size=len(table), **table.call(pair))
+    return {name: log_prob(site) for name, site in trace.nodes.items()
+            if site["type"] == "sample" and site["is_observed"] and not site_is_subsample(site)}
 
 
 def _rows_are_independent(pair: Pair, table: Table) -> None:

@@ -84,9 +84,11 @@ def enter(pair: Pair, x: Any, mask: Any = None) -> Table:
     for name, value in tensors.items():
         if name in sites:
             _refuse_columns(name, value, sites[name])
+            if name != "x" and sites[name].event_dim:
+                seen[name] = _whole_events(name, seen[name])
         _refuse_values(name, value, seen[name], sites.get(name))
     table = Table(tensors, {name: m for name, m in seen.items() if not m.all()}, len(next(iter(tensors.values()))))
-    covariates = table.masks.keys() - sites.keys()
+    covariates = {name for name in table.masks if name not in sites and not pair.takes_mask(name)}
     if covariates:
         name = min(covariates)
         raise Problem(f"the covariate {name!r} has missing entries", "it is given, not modelled: there is nothing to fill it from",
@@ -139,6 +141,17 @@ def _seen(name: str, value: Tensor, mask: Any) -> Tensor:
         raise Problem(f"the mask of {name} has shape {tuple(mask.shape)}, the data {tuple(value.shape)}",
                       "a mask of other rows, or transposed", "one bool an entry, or one a row: (N,) or (N, 1)")
     return mask if present.all() or value.dim() == 1 else mask & present
+
+
+def _whole_events(name: str, seen: Tensor) -> Tensor:
+    """A mask of a site whose columns are one event (a one-hot label), by row: (N, 1)."""
+    rows = seen.all(-1, keepdim=True)
+    torn = seen.any(-1, keepdim=True) & ~rows
+    if torn.any():
+        raise Problem(f"row {_place(torn)[0]} of {name} is observed in part",
+                      f"the columns of {name} are one event: a label, a vector",
+                      "observe all of its columns or none; columns that stand alone belong under a plate at dim -1")
+    return rows
 
 
 def _refuse_names(pair: Pair, values: dict[str, Any], masks: dict[str, Any]) -> None:

@@ -17,12 +17,14 @@ from collections import OrderedDict
 from typing import Any
 
 import torch
+from opt_einsum import get_symbol
 from pyro.ops import packed
 from pyro.ops.contract import contract_tensor_tree
 from torch import Tensor
 
 from ppvae.errors import Caution, Problem
-from ppvae.traces import Traces, enumerated, seen_rows
+from ppvae.logspace import Ring, aligned
+from ppvae.traces import DATA_DIM, PARTICLE_DIM, Traces, enumerated, is_global, seen_rows
 
 Factors = list[tuple[frozenset, Tensor]]  # (plates over which it is a product, packed log-probability)
 
@@ -35,13 +37,14 @@ def expected(traces: Traces) -> tuple[Tensor, dict[str, Tensor]]:
     """
     symbols = _Symbols(traces)
     _refuse_reused_dims(traces)
+    _refuse_shared_sums(symbols)
     latents = [name for name, _ in traces.drawn()]
     own = [(name, site) for name, site in traces.scored() if name not in latents]
     touching, plain = symbols.split([symbols.factor(site) for _, site in own])
     # a factor of a guide's latent may depend on what the story alone enumerates: it belongs to that sum
     kl: dict[str, Tensor] = {}
     for name, site in traces.drawn():
-        log_q = _unseen(symbols.factor(site)[1], site, symbols)
+        log_q = _unseen(symbols.factor(site)[1], site)
         kl[name] = symbols.expectation(log_q)
         twin = traces.model.nodes.get(name)
         if twin is not None:
@@ -68,7 +71,7 @@ def summed(traces: Traces) -> Tensor:
             ignored.append(name)
         else:
             ordinal, log_q = symbols.factor(site)
-            factors.append((ordinal, packed.neg(_unseen(log_q, site, symbols))))
+            factors.append((ordinal, packed.neg(_unseen(log_q, site))))
     if ignored and torch.is_grad_enabled():
         warnings.warn(f"{', '.join(map(repr, ignored))} enumerated in the guide: the importance-weighted bound sums it "
                       "out under the story, so the guide's probabilities of it get no gradient. Use ppvae.elbo() to train "
@@ -85,20 +88,27 @@ class _Symbols:
         self.traces = traces
         for trace in (traces.guide, traces.model):
             trace.compute_log_prob()  # masked; `ppvae.traces` refused every scale
-        traces.guide.pack_tensors()
-        traces.model.pack_tensors(traces.guide.plate_to_symbol)
-        names = traces.model.plate_to_symbol
-        self.row, self.particle = names.get("data"), names.get("particles")
+        self.plates, by_dim = _plates(traces)
+        traces.guide.pack_tensors(self.plates)
+        traces.model.pack_tensors(self.plates)
+        self.row, self.particle = by_dim.get(DATA_DIM), by_dim.get(PARTICLE_DIM)
         self.guide_sites = [site for _, site in traces.drawn() if enumerated(site)]
         self.story_sites = [s for n, s in traces.scored() if enumerated(s) and n not in traces.guide.nodes]
         self.averaged = {site["infer"]["_enumerate_symbol"] for site in self.guide_sites}
         self.summed = {site["infer"]["_enumerate_symbol"] for site in self.story_sites}
         self.all = self.averaged | self.summed
+        self.within = {site["infer"]["_enumerate_symbol"]: self.ordinal(site)
+                       for site in self.guide_sites + self.story_sites}
+
+    def ordinal(self, site: dict[str, Any]) -> frozenset:
+        """The plates over which the site's factors are multiplied: those of the features."""
+        plates = {self.plates[frame.name] for frame in site["cond_indep_stack"] if frame.vectorized}
+        return frozenset(plates - {self.row, self.particle})
 
     def factor(self, site: dict[str, Any]) -> tuple[frozenset, Tensor]:
-        plates = self.traces.model.plate_to_symbol | self.traces.guide.plate_to_symbol
-        ordinal = {plates[f.name] for f in site["cond_indep_stack"] if f.vectorized} - {self.row, self.particle}
-        return frozenset(ordinal), site["packed"]["log_prob"]
+        factor = self.ordinal(site), site["packed"]["log_prob"]
+        self._refuse_mixed(*factor, f"the site {site['name']!r}")
+        return factor
 
     def split(self, factors: Factors, everything: bool = False) -> tuple[Factors, Factors]:
         dims = self.all if everything else self.summed
@@ -111,7 +121,11 @@ class _Symbols:
         tree: OrderedDict[frozenset, list[Tensor]] = OrderedDict()
         for ordinal, term in factors:
             tree.setdefault(ordinal, []).append(term)
-        return [(o, term) for o, terms in contract_tensor_tree(tree, set(dims)).items() for term in terms]
+        contracted = contract_tensor_tree(tree, set(dims), ring=Ring())
+        sums = [(ordinal, term) for ordinal, terms in contracted.items() for term in terms]
+        for ordinal, term in sums:
+            self._refuse_mixed(ordinal, term, "a sum over what the story alone enumerates")
+        return sums
 
     def expectation(self, term: Tensor) -> Tensor:
         """E_q over the guide's enumerated sites that the term depends on, (N,), averaged over particles."""
@@ -124,23 +138,22 @@ class _Symbols:
             for site in self.guide_sites:
                 symbol = site["infer"]["_enumerate_symbol"]
                 if symbol in needed and symbol not in used:
-                    log_q = _copies_weigh(site["packed"]["log_prob"], site, self)
+                    log_q = _copies_weigh(site["packed"]["log_prob"], site)
                     weights.append(log_q)
                     used.add(symbol)
                     needed |= self.averaged & set(log_q._pyro_dims)
                     grown = True
         dims = "".join(sorted({*term._pyro_dims, *(d for w in weights for d in w._pyro_dims)}))
-        value = _aligned(term, dims)
+        value = aligned(term, term._pyro_dims, dims)
         if weights:
-            value = value * sum(_aligned(w, dims) for w in weights).exp()
+            weight = sum(aligned(w, w._pyro_dims, dims) for w in weights).exp()
+            value = torch.where(weight > 0, value, 0.0) * weight  # 0 log 0 = 0: what q excludes has log q = -inf
         keep = {self.row, self.particle}
-        value = value.sum([i for i, d in enumerate(dims) if d not in keep]) if dims else value
-        return self._rows(value, [d for d in dims if d in keep]).mean(0)
+        return self._rows(_sum_out(value, dims, keep), [d for d in dims if d in keep]).mean(0)
 
     def particles_rows(self, term: Tensor) -> Tensor:
         keep = [d for d in term._pyro_dims if d in (self.row, self.particle)]
-        out = [i for i, d in enumerate(term._pyro_dims) if d not in keep]
-        return self._rows(term.sum(out) if out else term, keep)
+        return self._rows(_sum_out(term, term._pyro_dims, set(keep)), keep)
 
     def _rows(self, value: Tensor, dims: list[str]) -> Tensor:
         if dims == [self.row, self.particle]:
@@ -153,39 +166,70 @@ class _Symbols:
         total: Tensor | float = 0.0
         for site in self.story_sites + (self.guide_sites if guide else []):
             seen = seen_rows(site)
-            if seen is not None:
-                total = total - seen.squeeze(-1) * math.log(_values(site))
+            if seen is not None:  # (N, 1), or (N, D) inside the feature plate
+                entries = seen.expand(self.traces.rows, _features(site))
+                total = total - entries.sum(-1) * math.log(_values(site))
         return total
+
+    def _refuse_mixed(self, ordinal: frozenset, term: Tensor, what: str) -> None:
+        """A term that holds a latent of each feature must itself stand inside that plate: a product over the features
+        has C^D values, and multiplying along one dim would take the latent for one that all features share."""
+        if any(not self.within[symbol] <= ordinal for symbol in self.all & set(term._pyro_dims)):
+            raise Problem(f"{what} mixes an enumerated latent of each feature over the features",
+                          "what depends on all of them at once takes every combination of their values, C^D",
+                          "put it inside the feature plate, enumerate the features' latents in the story alone, or make "
+                          "them one latent of the row")
+
+
+def _plates(traces: Traces) -> tuple[dict[str, str], dict[int, str]]:
+    """Symbols of the plates, by name and by dim. What they are called does not matter: rows stand at dim -2."""
+    sites = [*traces.guide.nodes.values(), *traces.model.nodes.values()]
+    frames = {frame for site in sites if site["type"] == "sample"
+              for frame in site["cond_indep_stack"] if frame.vectorized}
+    keys = sorted({(frame.dim, frame.size) for frame in frames})
+    symbol = {key: get_symbol(2 * i) for i, key in enumerate(keys)}  # even ones: Pyro gives the odd ones to the sites
+    return ({frame.name: symbol[frame.dim, frame.size] for frame in frames},
+            {dim: symbol[dim, size] for dim, size in keys})
+
+
+def _features(site: dict[str, Any]) -> int:
+    return next((frame.size for frame in site["cond_indep_stack"] if frame.dim == -1), 1)
 
 
 def _values(site: dict[str, Any]) -> int:
     return site["fn"].enumerate_support(expand=False).shape[0]
 
 
-def _aligned(term: Tensor, dims: str) -> Tensor:
-    """The packed term with the dims named, broadcastable."""
-    own = [d for d in dims if d in term._pyro_dims]
-    value = term.permute([term._pyro_dims.index(d) for d in own]) if own else term
-    sizes = iter(value.shape)
-    return value.reshape([next(sizes) if d in own else 1 for d in dims])
+def _sum_out(value: Tensor, dims: str, keep: set[str | None]) -> Tensor:
+    out = [i for i, d in enumerate(dims) if d not in keep]
+    return value.sum(out) if out else value  # sum([]) would be the sum over all dims
 
 
-def _unseen(log_q: Tensor, site: dict[str, Any], symbols: _Symbols) -> Tensor:
-    return _where_seen(0.0, log_q, site, symbols)
+def _unseen(log_q: Tensor, site: dict[str, Any]) -> Tensor:
+    return _where_seen(0.0, log_q, site)
 
 
-def _copies_weigh(log_q: Tensor, site: dict[str, Any], symbols: _Symbols) -> Tensor:
-    return _where_seen(-math.log(_values(site)), log_q, site, symbols)
+def _copies_weigh(log_q: Tensor, site: dict[str, Any]) -> Tensor:
+    return _where_seen(-math.log(_values(site)), log_q, site)
 
 
-def _where_seen(value: float, log_q: Tensor, site: dict[str, Any], symbols: _Symbols) -> Tensor:
+def _where_seen(value: float, log_q: Tensor, site: dict[str, Any]) -> Tensor:
     seen = seen_rows(site)
-    if seen is None or symbols.row not in log_q._pyro_dims:
+    if seen is None:
         return log_q
-    shape = [symbols.traces.rows if d == symbols.row else 1 for d in log_q._pyro_dims]
-    result = torch.where(seen.reshape(shape), value, log_q)
+    names = site["infer"]["_dim_to_symbol"]
+    seen, log_q = packed.broadcast_all(packed.pack(seen, names), log_q)
+    result = torch.where(seen, value, log_q)
     result._pyro_dims = log_q._pyro_dims
     return result
+
+
+def _refuse_shared_sums(symbols: _Symbols) -> None:
+    for site in symbols.story_sites:
+        if is_global(site):
+            raise Problem(f"the story enumerates the global latent {site['name']!r}",
+                          "all rows share it: its sum stands outside their product, and no row has a term of its own",
+                          "enumerate it in the guide too: pyro.sample(…, infer={'enumerate': 'parallel'})")
 
 
 def _refuse_reused_dims(traces: Traces) -> None:

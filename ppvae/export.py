@@ -13,10 +13,13 @@ from torch import Tensor
 
 def pareto_k(log_weights: Tensor) -> Tensor:
     """The Pareto tail index of each row's weights, by ArviZ: (P, N) to (N,). Equal weights have no tail: -inf."""
-    weights = log_weights.double().cpu()
-    _, k = _psislw()(weights.T.numpy())
-    level = weights.amax(0) - weights.amin(0) <= 1e3 * torch.finfo(log_weights.dtype).eps * (1 + weights.abs().amax(0))
-    return torch.where(level, -torch.inf, torch.as_tensor(np.atleast_1d(k))).to(log_weights)
+    weights = log_weights.double().cpu().T                                               # (N, P)
+    spread = weights.amax(1) - weights.amin(1)
+    uneven = spread > 1e3 * torch.finfo(log_weights.dtype).eps * (1 + weights.abs().amax(1))
+    k = torch.full((len(weights),), -torch.inf, dtype=torch.double)
+    if uneven.any():
+        k[uneven] = torch.as_tensor(np.atleast_1d(_psislw()(weights[uneven].numpy())[1]))
+    return k.to(log_weights)
 
 
 def _psislw() -> Callable:

@@ -39,11 +39,15 @@ def condition(pair: Pair, x: Any, mask: Any = None) -> Posterior:
 
 
 class Posterior:
-    """p(latents, missing | observed) of each row, by the pair's guide and importance weights. Made by `condition`."""
+    """p(latents, missing | observed) of each row, by the pair's guide and importance weights. Made by `condition`.
+
+    Attributes:
+        global_latents: the latents outside the data plate; with one, no row has a weight of its own.
+    """
 
     def __init__(self, pair: Pair, table: Table) -> None:
         self.pair, self.table = pair, table
-        self._global = {name for name, site in pair.sites(table.values).items() if is_global(site)}
+        self.global_latents = {name for name, site in pair.sites(table.values).items() if is_global(site)}
 
     def log_evidence(self, particles: int = 1000) -> Tensor:
         r"""Estimate log p(x_o) of each row, (N,), in nats.
@@ -152,7 +156,7 @@ class Posterior:
     # --- blocks ---------------------------------------------------------------------------------------
 
     def _pool(self, draws: int, particles: int | None) -> int:
-        if self.pair.exact or self._global:  # a global latent has no weight of a row
+        if self.pair.exact or self.global_latents:  # a global latent has no weight of a row
             return draws
         if particles is not None:
             _refuse_count("particles", particles)
@@ -166,7 +170,7 @@ class Posterior:
         return max(1, cells // particles), min(particles, cells)
 
     def _row_blocks(self, particles: int) -> Iterator[Table]:
-        size = len(self.table) if self._global else self._rows_at_once(particles)[0]  # one draw for all rows
+        size = len(self.table) if self.global_latents else self._rows_at_once(particles)[0]  # one draw for all rows
         for start in range(0, len(self.table), size):
             yield self.table.rows(slice(start, start + size))
 
@@ -195,9 +199,9 @@ class Posterior:
         """Each latent of the rows, (S, n, 1) + event, a global one (S, 1, 1) + event."""
         pool = self._pool(draws, particles)
         traces = run(self.pair, rows, pool, enumerate=False)
-        latents = {**dict(traces.drawn()), **{n: s for n, s in traces.left() if n not in self.pair.entries}}
+        latents = {**dict(traces.drawn()), **{n: s for n, s in traces.left() if n != "x"}}
         values = {name: site["value"] if pool > 1 else site["value"][None] for name, site in latents.items()}
-        if self.pair.exact or self._global:
+        if self.pair.exact or self.global_latents:
             return values
         chosen = torch.multinomial(weights_of(traces).T.softmax(1), draws, replacement=True).T  # (S, n)
         each = torch.arange(len(rows), device=chosen.device)
@@ -205,7 +209,7 @@ class Posterior:
 
     def _together(self, name: str, parts: list[dict[str, Tensor]]) -> Tensor:
         """One tensor of blocks of rows, without the dims that only plates need."""
-        if name in self._global:
+        if name in self.global_latents:
             (part,) = parts
             return part[name].reshape(len(part[name]), *self.pair.sites()[name]["fn"].event_shape)
         return torch.cat([part[name] for part in parts], 1).squeeze(2)
@@ -226,7 +230,7 @@ class Posterior:
         top, total, mean = None, 0.0, 0.0
         for block in blocks:
             traces = run(self.pair, rows, block, enumerate=False)
-            weights = torch.zeros(block, len(rows)) if self._global else weights_of(traces)
+            weights = torch.zeros(block, len(rows)) if self.global_latents else weights_of(traces)
             site = traces.model.nodes["x"]["fn"]
             values = _mean_of(site).expand(block, len(rows), -1)                            # (P, n, D)
             weights = weights.to(values)

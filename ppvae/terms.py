@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+from pyro.distributions import Delta
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -48,10 +49,11 @@ def elbo_terms(pair: Pair, table: Table, particles: int = 1) -> ElboTerms:
     likelihood = torch.zeros(traces.rows).to(next(iter(table.values.values())))
     kl: dict[str, Tensor] = {}
     analytic = []
+    drawn = dict(traces.drawn())  # a site that the guide was given is data too
     for name, site in traces.scored():
-        if name not in traces.guide.nodes:
+        if name not in drawn:
             likelihood = likelihood + _per_row(log_prob(site), site, traces).mean(0)
-    for name, site in traces.drawn():
+    for name, site in drawn.items():
         closed = None if pair.exact else _analytic_kl(name, traces)
         if closed is not None:
             analytic.append(name)
@@ -68,7 +70,7 @@ def log_weights(pair: Pair, table: Table, particles: int = 1) -> Tensor:
 
 def weights_of(traces: Traces) -> Tensor:
     """The log-weights of traces that were run already, (P, N)."""
-    for name, site in [*traces.drawn(), *traces.scored()]:
+    for name, site in [*traces.drawn(), *traces.scored(), *traces.left()]:
         if is_global(site):
             raise Problem(f"the latent {name!r} is global: it stands outside the data plate",
                           "all rows share it, so no row has an importance weight of its own (a joint weight of all rows "
@@ -117,7 +119,7 @@ def _analytic_kl(name: str, traces: Traces) -> Tensor | None:
     """
     order = [n for n, _ in traces.drawn()]
     site, twin = traces.guide.nodes[name], traces.model.nodes.get(name)
-    if twin is None or seen_rows(site) is not None:
+    if twin is None or seen_rows(site) is not None or _is_point(site["fn"]):
         return None
     for before, other in traces.model.nodes.items():
         if before == name:
@@ -130,6 +132,11 @@ def _analytic_kl(name: str, traces: Traces) -> Tensor | None:
         return None
 
 
+def _is_point(fn: Any) -> bool:
+    """Whether a site is a Delta: Pyro's KL of it leaves out its log_density, the Jacobian of a flow."""
+    return isinstance(fn, Delta) or (hasattr(fn, "base_dist") and _is_point(fn.base_dist))
+
+
 def _refuse_dead_gradients(traces: Traces) -> None:
     """A discrete draw stops the gradient: refuse it where a gradient is asked for."""
     if not torch.is_grad_enabled():
@@ -140,4 +147,5 @@ def _refuse_dead_gradients(traces: Traces) -> None:
                 raise Problem(f"the {side} draws {name!r} from {type(site['fn']).__name__}, which cannot be reparametrised",
                               "a pathwise gradient through a discrete draw is noise, and under importance weights points the wrong way",
                               f"pyro.sample({name!r}, …, infer={{'enumerate': 'parallel'}}) sums it out; a story's own discrete "
-                              "latent is left out of the guide and marked so in the story")
+                              "latent is left out of the guide and marked so in the story; data that nothing depends on are "
+                              "masked by the story (mask=True, mask_y=True among its parameters)")

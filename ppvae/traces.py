@@ -49,10 +49,11 @@ class Traces:
                 yield name, site
 
     def left(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The latents that the guide leaves to the story."""
-        return ((name, site) for name, site in self.model.nodes.items() if _is_draw(site)
-                and not site["is_observed"] and not enumerated(site) and name not in self.guide.nodes)
-
+        """The latents that the guide leaves to the story, in all rows or in those that no data saw."""
+        for name, site in self.model.nodes.items():
+            drawn = not site.get("is_observed") or seen_rows(site) is not None
+            if _is_draw(site) and drawn and not enumerated(site) and name not in self.guide.nodes:
+                yield name, site
 
 
 def run(pair: Pair, table: Table, particles: int = 1, enumerate: bool = True) -> Traces:
@@ -77,12 +78,14 @@ def run(pair: Pair, table: Table, particles: int = 1, enumerate: bool = True) ->
         partly = table.partly_seen(pair)
         if partly:
             outer.enter_context(Seen(partly))
-        with _maybe(enumerate, EnumMessenger(-1 - nesting)):
-            guide = _trace(pair.guide, size=size, **given)
-        with _maybe(enumerate, EnumMessenger()):
-            model = _trace(poutine.replay(pair.model, guide), size=size, **given)
+        guide_program, model_program = pair.guide, pair.model
+        if enumerate:  # inside the replay, or a replayed site would not know whose values its dims hold
+            guide_program, model_program = EnumMessenger(-1 - nesting)(pair.guide), EnumMessenger()(pair.model)
+        guide = _trace(guide_program, size=size, **given)
+        model = _trace(poutine.replay(model_program, guide), size=size, **given)
     traces = Traces(model, guide, particles, size)
     _refuse(traces)
+    _observe_where_seen(traces)
     return traces
 
 
@@ -131,6 +134,16 @@ def by_row(value: Tensor, traces: Traces) -> Tensor:
     return value.expand(traces.particles, traces.rows)
 
 
+def _observe_where_seen(traces: Traces) -> None:
+    """An entry that the guide leaves to the story counts in the rows that saw it, as any data under a mask do, and
+    contributes log p - log p = 0 in the others."""
+    for name, site in traces.left():
+        seen = seen_rows(site)
+        if seen is not None:
+            site["is_observed"], site["mask"] = True, seen
+            _refuse_site(name, site)
+
+
 def _is_draw(site: dict[str, Any]) -> bool:
     return site["type"] == "sample" and not site["infer"].get("_deterministic") and not site_is_subsample(site)
 
@@ -140,10 +153,6 @@ def _trace(program: Callable, **given: Any) -> poutine.Trace:
         return poutine.trace(program).get_trace(**given)
     except Problem as error:  # Pyro raises it again with the trace's shapes in the text: give the plain one
         raise (error.__cause__ if isinstance(error.__cause__, Problem) else error) from None
-
-
-def _maybe(wanted: bool, messenger: Messenger) -> Any:
-    return messenger if wanted else ExitStack()
 
 
 def _refuse(traces: Traces) -> None:

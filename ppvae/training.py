@@ -93,7 +93,7 @@ def fit(
             (the parameters from before that epoch are kept).
     """
     _refuse_options(epochs, batch_size, learning_rate, clip, held_out, patience, schedule, compile)
-    pair.to(_device(device))
+    pair.to(device_of(device))
     with _generators_of_its_own(seed):
         rows = _Rows.enter(pair, x, mask, redraw, held_out)
         batch_size = _batch_size(batch_size, len(rows.train))
@@ -228,7 +228,8 @@ def _fingerprint(pair: Pair, objective: Any, rows: _Rows, options: dict[str, Any
             **{key: options[key] for key in kept}}
 
 
-def _device(device: str | torch.device) -> torch.device:
+def device_of(device: str | torch.device) -> torch.device:
+    """The device of that name; "auto": a GPU where there is one."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
