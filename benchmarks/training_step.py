@@ -76,8 +76,13 @@ def main():
     results = []
     for rows in (128, 512):
         x = torch.bernoulli(torch.full((rows, 784), 0.3))
-        steps = {"by hand": by_hand(x), "ppvae, staged": ours(x, ppvae.elbo(), True), "ppvae, eager": ours(x, ppvae.elbo(), False),
-                 "ppvae, staged, iw_elbo(5)": ours(x, ppvae.iw_elbo(5), True), "stock Pyro SVI": stock(x)}
+        steps = {
+            "by hand": by_hand(x),
+            "ppvae, staged": ours(x, ppvae.elbo(), True),
+            "ppvae, eager": ours(x, ppvae.elbo(), False),
+            "ppvae, staged, iw_elbo(5)": ours(x, ppvae.iw_elbo(5), True),
+            "stock Pyro SVI": stock(x),
+        }
         times = {name: [] for name in steps}
         for round in range(-3, ROUNDS):
             for name in random.sample(list(steps), len(steps)):
@@ -87,8 +92,15 @@ def main():
                     times[name].append(1e3 * (time.perf_counter() - began))
         for name, taken in times.items():
             ratio = statistics.median(a / b for a, b in zip(taken, times["by hand"], strict=True))
-            results.append({"rows": rows, "step": name, "ms_median": round_(statistics.median(taken)),
-                            "ms_p20": round_(statistics.quantiles(taken, n=5)[0]), "ratio": round_(ratio)})
+            results.append(
+                {
+                    "rows": rows,
+                    "step": name,
+                    "ms_median": round_(statistics.median(taken)),
+                    "ms_p20": round_(statistics.quantiles(taken, n=5)[0]),
+                    "ratio": round_(ratio),
+                }
+            )
             print("{rows:5d}  {step:28s} {ms_median:8.2f} ms (p20 {ms_p20:7.2f})  x{ratio:.2f}".format(**results[-1]))
     if path:
         machine = {"processor": platform.processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}

@@ -6,7 +6,9 @@ import sys
 import ppvae
 from ppvae.catalogue import maker
 
-print("# The catalogue\n\nOne guide is one pair; `ppvae.make(name, features, latents, …)` builds it. Printed by `make docs`.")
+print(
+    "# The catalogue\n\nOne guide is one pair; `ppvae.make(name, features, latents, …)` builds it. Printed by `make docs`."
+)
 for name in ppvae.names():
     module = maker(name)
     story = sys.modules[module.make(16, 2)._functions["model"].__module__]

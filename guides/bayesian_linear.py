@@ -12,10 +12,10 @@ from __future__ import annotations
 import pyro
 import pyro.distributions as dist
 import torch
+from ppvae.models.bayesian_linear import Noise, model
 from torch import Tensor, nn
 
 from ppvae import Pair
-from ppvae.models.bayesian_linear import Noise, model
 
 
 class Weight(nn.Module):
@@ -28,12 +28,12 @@ class Weight(nn.Module):
         self.log_diagonal = nn.Parameter(torch.zeros(latents))
 
     def forward(self) -> dist.Independent:
-        L = self.lower.tril(-1) + self.log_diagonal.exp().diag()                          # (K, K)
+        L = self.lower.tril(-1) + self.log_diagonal.exp().diag()  # (K, K)
         return dist.MultivariateNormal(self.loc, scale_tril=L).to_event(1)
 
 
 def guide(weight: Weight, x: Tensor, mask: Tensor | bool = True) -> None:
-    pyro.sample("W", weight())                                                            # ([P, 1, 1,] D, K)
+    pyro.sample("W", weight())  # ([P, 1, 1,] D, K)
 
 
 def make(features: int, latents: int) -> Pair:

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 import pyro
 import pyro.distributions as dist
+from ppvae.guides import vae
+from ppvae.models.conditional_vae import Decoder, beside, model
 from torch import Tensor, nn
 
 from ppvae import Pair
-from ppvae.guides import vae
-from ppvae.models.conditional_vae import Decoder, beside, model
 
 
 class Encoder(nn.Module):
@@ -32,10 +32,16 @@ class Encoder(nn.Module):
 
 def guide(encoder: Encoder, x: Tensor, mask: Tensor | bool = True, *, label: Tensor) -> None:
     with pyro.plate("data", len(x), dim=-2):
-        pyro.sample("z", encoder(x, label))                                               # (…, N, 1, K)
+        pyro.sample("z", encoder(x, label))  # (…, N, 1, K)
 
 
-def make(features: int, latents: int, hidden: Sequence[int] = (400, 200), likelihood: str = "bernoulli", classes: int = 10) -> Pair:
+def make(
+    features: int, latents: int, hidden: Sequence[int] = (400, 200), likelihood: str = "bernoulli", classes: int = 10
+) -> Pair:
     """The conditional VAE with labels 0 … classes - 1."""
-    return Pair(model, guide, decoder=Decoder(features, latents, classes, hidden, likelihood),
-                encoder=Encoder(features, latents, classes, hidden))
+    return Pair(
+        model,
+        guide,
+        decoder=Decoder(features, latents, classes, hidden, likelihood),
+        encoder=Encoder(features, latents, classes, hidden),
+    )

@@ -11,10 +11,10 @@ from __future__ import annotations
 import pyro
 import pyro.distributions as dist
 import torch
+from ppvae.models.factor_analysis import Decoder, model
 from torch import Tensor, nn
 
 from ppvae import Pair
-from ppvae.models.factor_analysis import Decoder, model
 
 
 class Encoder(nn.Module):
@@ -31,7 +31,7 @@ class Encoder(nn.Module):
 
 def guide(encoder: Encoder, x: Tensor, mask: Tensor | bool = True) -> None:
     with pyro.plate("data", len(x), dim=-2):
-        pyro.sample("z", encoder(x))                                                      # (…, N, 1, K)
+        pyro.sample("z", encoder(x))  # (…, N, 1, K)
 
 
 def make(features: int, latents: int, tied: bool = False) -> Pair:

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import pyro
 import pyro.distributions as dist
+from ppvae.models.factor_analysis import Decoder, model
 from torch import Tensor
 
 from ppvae import Pair, exact
-from ppvae.models.factor_analysis import Decoder, model
 
 
 def guide(decoder: Decoder, x: Tensor, mask: Tensor | bool = True) -> None:
-    q = exact.posterior(decoder.W, decoder.loc, decoder.scale, x, mask)                   # batch (N,), event (K,)
+    q = exact.posterior(decoder.W, decoder.loc, decoder.scale, x, mask)  # batch (N,), event (K,)
     with pyro.plate("data", len(x), dim=-2):
         pyro.sample("z", dist.MultivariateNormal(q.loc[:, None], scale_tril=q.scale_tril[:, None]))  # (…, N, 1, K)
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import pyro.distributions as dist
 import torch
+from ppvae.guides.factor_analysis_diagonal import guide
+from ppvae.models.factor_analysis import Decoder, model
 from torch import Tensor, nn
 
 from ppvae import Pair
-from ppvae.guides.factor_analysis_diagonal import guide
-from ppvae.models.factor_analysis import Decoder, model
 
 __all__ = ["Encoder", "guide", "make"]
 
@@ -28,7 +28,7 @@ class Encoder(nn.Module):
         self.log_diagonal = nn.Parameter(torch.zeros(latents))
 
     def forward(self, x: Tensor) -> dist.MultivariateNormal:
-        L = self.lower.tril(-1) + self.log_diagonal.exp().diag()                          # (K, K)
+        L = self.lower.tril(-1) + self.log_diagonal.exp().diag()  # (K, K)
         return dist.MultivariateNormal(self.linear(x).unsqueeze(-2), scale_tril=L)
 
 

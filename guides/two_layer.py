@@ -14,10 +14,10 @@ from collections.abc import Sequence
 
 import pyro
 import pyro.distributions as dist
+from ppvae.models.two_layer import Decoder, model
 from torch import Tensor, nn
 
 from ppvae import Pair
-from ppvae.models.two_layer import Decoder, model
 from ppvae.nn import Gaussian, mlp
 
 
@@ -39,12 +39,14 @@ class Encoder(nn.Module):
 
 def guide(encoder: Encoder, x: Tensor, mask: Tensor | bool = True) -> None:
     with pyro.plate("data", len(x), dim=-2):
-        z1 = pyro.sample("z1", encoder.z1(x))                                             # (…, N, 1, K1)
-        pyro.sample("z2", encoder.z2(z1.squeeze(-2)))                                     # (…, N, 1, K2)
+        z1 = pyro.sample("z1", encoder.z1(x))  # (…, N, 1, K1)
+        pyro.sample("z2", encoder.z2(z1.squeeze(-2)))  # (…, N, 1, K2)
 
 
 def make(features: int, latents: int, hidden: Sequence[int] = (200, 100), likelihood: str = "bernoulli") -> Pair:
     """Two stochastic layers: K = ``latents`` on top, 2 K below; two tanh layers of ``hidden[0]`` near the data, two of
     ``hidden[1]`` between the latents."""
     sizes = (2 * latents, latents)
-    return Pair(model, guide, decoder=Decoder(features, sizes, hidden, likelihood), encoder=Encoder(features, sizes, hidden))
+    return Pair(
+        model, guide, decoder=Decoder(features, sizes, hidden, likelihood), encoder=Encoder(features, sizes, hidden)
+    )

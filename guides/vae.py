@@ -13,10 +13,10 @@ from collections.abc import Sequence
 
 import pyro
 import pyro.distributions as dist
+from ppvae.models.vae import Decoder, model
 from torch import Tensor, nn
 
 from ppvae import Pair
-from ppvae.models.vae import Decoder, model
 from ppvae.nn import Gaussian, mlp
 
 
@@ -34,10 +34,16 @@ class Encoder(nn.Module):
 
 def guide(encoder: nn.Module, x: Tensor, mask: Tensor | bool = True) -> None:
     with pyro.plate("data", len(x), dim=-2):
-        pyro.sample("z", encoder(x))                                                      # (…, N, 1, K)
+        pyro.sample("z", encoder(x))  # (…, N, 1, K)
 
 
-def make(features: int, latents: int, hidden: Sequence[int] = (400, 200), likelihood: str = "bernoulli", classes: int = 2) -> Pair:
+def make(
+    features: int, latents: int, hidden: Sequence[int] = (400, 200), likelihood: str = "bernoulli", classes: int = 2
+) -> Pair:
     """The fully connected VAE; likelihood bernoulli, normal, or categorical with ``classes`` values a feature."""
-    return Pair(model, guide, decoder=Decoder(features, latents, hidden, likelihood, classes),
-                encoder=Encoder(features, latents, hidden))
+    return Pair(
+        model,
+        guide,
+        decoder=Decoder(features, latents, hidden, likelihood, classes),
+        encoder=Encoder(features, latents, hidden),
+    )

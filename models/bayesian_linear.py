@@ -31,10 +31,12 @@ class Noise(nn.Module):
         return self.log_scale.exp()
 
 
-def model(noise: Noise, x: Tensor | None = None, mask: Tensor | bool = True, *, inputs: Tensor, size: int = 1) -> Tensor:
+def model(
+    noise: Noise, x: Tensor | None = None, mask: Tensor | bool = True, *, inputs: Tensor, size: int = 1
+) -> Tensor:
     N, zero = size if x is None else len(x), noise.log_scale.new_zeros(noise.features, noise.latents)
-    W = pyro.sample("W", dist.Normal(zero, 1.0).to_event(2))                              # ([P, 1, 1,] D, K)
+    W = pyro.sample("W", dist.Normal(zero, 1.0).to_event(2))  # ([P, 1, 1,] D, K)
     with pyro.plate("data", N, dim=-2):
-        loc = torch.einsum("...k,...dk->...d", inputs.unsqueeze(-2), W).squeeze(-2)       # (…, N, D)
+        loc = torch.einsum("...k,...dk->...d", inputs.unsqueeze(-2), W).squeeze(-2)  # (…, N, D)
         with pyro.plate("features", noise.features, dim=-1), poutine.mask(mask=mask):
             return pyro.sample("x", dist.Normal(loc, noise.scale), obs=x)

@@ -25,8 +25,11 @@ class Decoder(nn.Module):
     def __init__(self, features: int, latents: int, tied: bool = False) -> None:
         super().__init__()
         if tied and latents >= features:
-            raise Problem(f"PPCA with {latents} latents of {features} features", "with K >= D no variance is left for the noise",
-                          f"latents={max(1, features - 1)} or fewer")
+            raise Problem(
+                f"PPCA with {latents} latents of {features} features",
+                "with K >= D no variance is left for the noise",
+                f"latents={max(1, features - 1)} or fewer",
+            )
         self.features, self.tied = features, tied
         self.W = nn.Parameter(torch.randn(features, latents) / latents**0.5)
         self.loc = nn.Parameter(torch.zeros(features))
@@ -47,7 +50,7 @@ class Decoder(nn.Module):
 def model(decoder: Decoder, x: Tensor | None = None, mask: Tensor | bool = True, *, size: int = 1) -> Tensor:
     (D, K), N = decoder.W.shape, size if x is None else len(x)
     with pyro.plate("data", N, dim=-2):
-        z = pyro.sample("z", dist.Normal(decoder.loc.new_zeros(1, K), 1.0).to_event(1))   # (…, N, 1, K)
-        loc = (z @ decoder.W.T).squeeze(-2) + decoder.loc                                 # (…, N, D)
+        z = pyro.sample("z", dist.Normal(decoder.loc.new_zeros(1, K), 1.0).to_event(1))  # (…, N, 1, K)
+        loc = (z @ decoder.W.T).squeeze(-2) + decoder.loc  # (…, N, D)
         with pyro.plate("features", D, dim=-1), poutine.mask(mask=mask):
             return pyro.sample("x", dist.Normal(loc, decoder.scale), obs=x)

@@ -24,8 +24,13 @@ from ppvae.nn import Gaussian, likelihood, mlp
 class Decoder(nn.Module):
     """p(z1 | z2) and p(x | z1), each through tanh layers of its own. The widths stand in the encoder's order."""
 
-    def __init__(self, features: int, latents: tuple[int, int], hidden: Sequence[int] = (200, 100),
-                 likelihood_name: str = "bernoulli") -> None:
+    def __init__(
+        self,
+        features: int,
+        latents: tuple[int, int],
+        hidden: Sequence[int] = (200, 100),
+        likelihood_name: str = "bernoulli",
+    ) -> None:
         super().__init__()
         self.features, self.latents = features, latents
         near, far = [hidden[0]] * 2, [hidden[-1]] * 2
@@ -43,7 +48,7 @@ def model(decoder: Decoder, x: Tensor | None = None, mask: Tensor | bool = True,
     N = size if x is None else len(x)
     zero = next(decoder.parameters()).new_zeros(1, decoder.latents[1])
     with pyro.plate("data", N, dim=-2):
-        z2 = pyro.sample("z2", dist.Normal(zero, 1.0).to_event(1))                        # (…, N, 1, K2)
-        z1 = pyro.sample("z1", decoder.z1(z2.squeeze(-2)))                                # (…, N, 1, K1)
+        z2 = pyro.sample("z2", dist.Normal(zero, 1.0).to_event(1))  # (…, N, 1, K2)
+        z1 = pyro.sample("z1", decoder.z1(z2.squeeze(-2)))  # (…, N, 1, K1)
         with pyro.plate("features", decoder.features, dim=-1), poutine.mask(mask=mask):
-            return pyro.sample("x", decoder.x(z1.squeeze(-2)), obs=x)                     # (…, N, D)
+            return pyro.sample("x", decoder.x(z1.squeeze(-2)), obs=x)  # (…, N, D)

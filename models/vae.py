@@ -23,8 +23,14 @@ from ppvae.nn import likelihood, mlp
 class Decoder(nn.Module):
     """p(x | z): fully connected, z (…, K) to a distribution with batch (…, D). The widths stand in the encoder's order."""
 
-    def __init__(self, features: int, latents: int, hidden: Sequence[int] = (400, 200), likelihood_name: str = "bernoulli",
-                 classes: int = 2) -> None:
+    def __init__(
+        self,
+        features: int,
+        latents: int,
+        hidden: Sequence[int] = (400, 200),
+        likelihood_name: str = "bernoulli",
+        classes: int = 2,
+    ) -> None:
         super().__init__()
         widths = tuple(reversed(hidden))
         self.features, self.latents = features, latents
@@ -39,6 +45,6 @@ def model(decoder: Decoder, x: Tensor | None = None, mask: Tensor | bool = True,
     N = size if x is None else len(x)
     zero = next(decoder.parameters()).new_zeros(1, decoder.latents)
     with pyro.plate("data", N, dim=-2):
-        z = pyro.sample("z", dist.Normal(zero, 1.0).to_event(1))                          # (…, N, 1, K)
+        z = pyro.sample("z", dist.Normal(zero, 1.0).to_event(1))  # (…, N, 1, K)
         with pyro.plate("features", decoder.features, dim=-1), poutine.mask(mask=mask):
-            return pyro.sample("x", decoder(z.squeeze(-2)), obs=x)                        # (…, N, D)
+            return pyro.sample("x", decoder(z.squeeze(-2)), obs=x)  # (…, N, D)

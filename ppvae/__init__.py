@@ -10,4 +10,22 @@ from ppvae.posterior import Posterior, condition
 from ppvae.training import Fit, fit
 
 __version__ = "0.1.0"
-__all__ = ["Caution", "Fit", "Pair", "Posterior", "Problem", "check", "condition", "data", "elbo", "exact", "fit", "iw_elbo", "load", "make", "names", "nn", "save"]
+__all__ = [
+    "Caution",
+    "Fit",
+    "Pair",
+    "Posterior",
+    "Problem",
+    "check",
+    "condition",
+    "data",
+    "elbo",
+    "exact",
+    "fit",
+    "iw_elbo",
+    "load",
+    "make",
+    "names",
+    "nn",
+    "save",
+]

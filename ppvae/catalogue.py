@@ -15,6 +15,7 @@ from ppvae.errors import Problem
 from ppvae.files import write_whole
 from ppvae.pair import Pair
 
+
 def names() -> tuple[str, ...]:
     """The pairs that `make` can build: the modules of ``ppvae.guides``."""
     import ppvae.guides
@@ -41,12 +42,18 @@ def make(name: str, features: int, latents: int, **options: Any) -> Pair:
     build = maker(name).make
     known = set(inspect.signature(build).parameters)
     for option in options.keys() - known:
-        raise Problem(f"{name} has no option {option!r}", "a misspelt option, or one of another pair",
-                      f"one of: {', '.join(sorted(known - {'features', 'latents'})) or 'none'}")
+        raise Problem(
+            f"{name} has no option {option!r}",
+            "a misspelt option, or one of another pair",
+            f"one of: {', '.join(sorted(known - {'features', 'latents'})) or 'none'}",
+        )
     for what, number in (("features", features), ("latents", latents)):
         if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-            raise Problem(f"{what} is {number!r}", "a count of columns is a whole number of at least 1",
-                          f"{what}=x.shape[1]" if what == "features" else "latents=2, say")
+            raise Problem(
+                f"{what} is {number!r}",
+                "a count of columns is a whole number of at least 1",
+                f"{what}=x.shape[1]" if what == "features" else "latents=2, say",
+            )
     pair = build(features, latents, **options)
     pair._built = (name, {"features": features, "latents": latents, **options})
     return pair
@@ -61,11 +68,21 @@ def save(pair: Pair, path: str | Path, **notes: Any) -> None:
         **notes: plain values kept beside it (the data it was fitted to, say), returned by `read`.
     """
     if pair._built is None:
-        raise Problem("this pair was not built by ppvae.make", "a file keeps a name and arguments, not code",
-                      "put it into guides/ as a module with a make(), or torch.save(pair.state_dict(), path)")
+        raise Problem(
+            "this pair was not built by ppvae.make",
+            "a file keeps a name and arguments, not code",
+            "put it into guides/ as a module with a make(), or torch.save(pair.state_dict(), path)",
+        )
     name, arguments = pair._built
     dtype = str(next((p.dtype for p in pair.parameters()), torch.float32)).removeprefix("torch.")
-    record = {"ppvae": 1, "name": name, "arguments": arguments, "dtype": dtype, "state": pair.state_dict(), "notes": notes}
+    record = {
+        "ppvae": 1,
+        "name": name,
+        "arguments": arguments,
+        "dtype": dtype,
+        "state": pair.state_dict(),
+        "notes": notes,
+    }
     write_whole(path, lambda draft: torch.save(record, draft))
 
 
@@ -81,8 +98,11 @@ def read(path: str | Path) -> tuple[Pair, dict[str, Any]]:
     try:
         record = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged zip, a pickle with code, another format: torch raises many kinds
-        raise Problem(f"{path} cannot be read", f"not a file of ppvae.save, or damaged ({type(error).__name__})",
-                      "save it again with ppvae.save(pair, path)") from error
+        raise Problem(
+            f"{path} cannot be read",
+            f"not a file of ppvae.save, or damaged ({type(error).__name__})",
+            "save it again with ppvae.save(pair, path)",
+        ) from error
     if not isinstance(record, dict) or record.get("ppvae") != 1:
         raise Problem(f"{path} does not hold a pair", "a file of something else", "save it with ppvae.save(pair, path)")
     pair = make(record["name"], **record["arguments"]).to(getattr(torch, record["dtype"]))

@@ -64,23 +64,33 @@ def refuse_unfit(pair: Pair, table: Table) -> None:
     seen = table.masks.get("x", torch.ones((), dtype=torch.bool, device=x.device)).expand(x.shape)
     empty = (~seen.any(0)).nonzero().flatten().tolist()
     if empty:
-        raise Problem(f"column{_s(empty)} of x never observed", "a table's empty column, or a mask that is inverted (True = observed)",
-                      "drop the column, or pass ~mask")
+        raise Problem(
+            f"column{_s(empty)} of x never observed",
+            "a table's empty column, or a mask that is inverted (True = observed)",
+            "drop the column, or pass ~mask",
+        )
     low, high = torch.where(seen, x, torch.inf).amin(0), torch.where(seen, x, -torch.inf).amax(0)
     constant = (low == high).nonzero().flatten().tolist()
     site = pair.sites(table.values).get("x")
     if constant and len(x) > 1 and site is not None and not site["fn"].support.is_discrete:
-        raise Problem(f"column{_s(constant)} of x constant (column {constant[0]} is always {low[constant[0]].item():.4g})",
-                      "border pixels, an unused field, or a unit that was lost in rounding: a density of it grows without bound "
-                      "as its noise shrinks", "drop the column: x[:, x.std(0) > 0]; or spread grey levels: x + torch.rand_like(x) / 256")
+        raise Problem(
+            f"column{_s(constant)} of x constant (column {constant[0]} is always {low[constant[0]].item():.4g})",
+            "border pixels, an unused field, or a unit that was lost in rounding: a density of it grows without bound "
+            "as its noise shrinks",
+            "drop the column: x[:, x.std(0) > 0]; or spread grey levels: x + torch.rand_like(x) / 256",
+        )
     nothing = (~seen.any(1)).nonzero().flatten().tolist()
     if nothing:
-        warnings.warn(f"row{_s(nothing)} of x not observed at all\n  Likely cause: blank lines, or a mask that is inverted\n"
-                      "  Try: drop them: x[mask.any(1)]; they add only -KL to the bound and teach nothing", Caution, stacklevel=3)
+        warnings.warn(
+            f"row{_s(nothing)} of x not observed at all\n  Likely cause: blank lines, or a mask that is inverted\n"
+            "  Try: drop them: x[mask.any(1)]; they add only -KL to the bound and teach nothing",
+            Caution,
+            stacklevel=3,
+        )
 
 
 def _s(places: list[int]) -> str:
-    """"s 1, 2, 3 and 7 more are" or " 4 is"."""
+    """ "s 1, 2, 3 and 7 more are" or " 4 is"."""
     shown = ", ".join(map(str, places[:5])) + (f" and {len(places) - 5} more" if len(places) > 5 else "")
     return f"s {shown} are" if len(places) > 1 else f" {shown} is"
 
@@ -89,10 +99,13 @@ def _sites_match(traces: Traces, entries: dict[str, bool]) -> None:
     """Each latent has a guide; an entry of the data that is absent is generated, not inferred."""
     for name, site in traces.left():
         if name not in entries and not site["infer"].get("is_auxiliary"):
-            raise Problem(f"the guide has no site for the latent {name!r}", "it was forgotten, or is spelt otherwise in the guide: "
-                          "it would be drawn from the prior, whatever the data say",
-                          f"draw {name!r} in the guide; to leave it to the story on purpose: infer={{'is_auxiliary': True}} there; "
-                          "if it is discrete: infer={'enumerate': 'parallel'} there")
+            raise Problem(
+                f"the guide has no site for the latent {name!r}",
+                "it was forgotten, or is spelt otherwise in the guide: "
+                "it would be drawn from the prior, whatever the data say",
+                f"draw {name!r} in the guide; to leave it to the story on purpose: infer={{'is_auxiliary': True}} there; "
+                "if it is discrete: infer={'enumerate': 'parallel'} there",
+            )
 
 
 def _shapes(traces: Traces) -> None:
@@ -105,17 +118,24 @@ def _shapes(traces: Traces) -> None:
         features = [f.size for f in site["cond_indep_stack"] if f.dim == -1]
         wanted = (N, features[0] if features else 1)
         if shape[-2:] != wanted or (len(shape) > lead and not _touches_enumeration(traces)):
-            raise Problem(f"the log-probability of {name!r} has shape {shape}, where (…, {wanted[0]}, {wanted[1]}) belongs",
-                          "a forgotten .to_event(1), a dim that was not kept, or a network that does not broadcast over "
-                          "leading dims" if not features else "parameters that do not broadcast over rows and features",
-                          "latents are events of batch (N, 1): dist.Normal(loc, scale).to_event(1) with loc (N, 1, K); "
-                          "x is (N, D) under the feature plate; wrap convolutions in ppvae.nn.rows")
+            raise Problem(
+                f"the log-probability of {name!r} has shape {shape}, where (…, {wanted[0]}, {wanted[1]}) belongs",
+                "a forgotten .to_event(1), a dim that was not kept, or a network that does not broadcast over "
+                "leading dims"
+                if not features
+                else "parameters that do not broadcast over rows and features",
+                "latents are events of batch (N, 1): dist.Normal(loc, scale).to_event(1) with loc (N, 1, K); "
+                "x is (N, D) under the feature plate; wrap convolutions in ppvae.nn.rows",
+            )
     if traces.particles == 1:
         return
     for name, site in traces.drawn():
         if not is_global(site) and not enumerated(site) and site["fn"].batch_shape[-3:-2] != (traces.particles,):
-            raise Problem(f"the latent {name!r} has one draw for all particles", "a guide that expands its own shape",
-                          "let the plates set the batch shape")
+            raise Problem(
+                f"the latent {name!r} has one draw for all particles",
+                "a guide that expands its own shape",
+                "let the plates set the batch shape",
+            )
 
 
 def _touches_enumeration(traces: Traces) -> bool:
@@ -126,9 +146,11 @@ def _mask_reaches(traces: Traces, table: Table) -> None:
     for name, mask in table.masks.items():
         site = traces.model.nodes.get(name)
         if site is not None and site["is_observed"] and not isinstance(site["mask"], Tensor):
-            raise Problem(f"{int((~mask).sum())} entries of {name!r} are missing and the story does not mask them",
-                          "what fills them would be scored as data",
-                          f"with poutine.mask(mask=mask): around the sample statement of {name!r}")
+            raise Problem(
+                f"{int((~mask).sum())} entries of {name!r} are missing and the story does not mask them",
+                "what fills them would be scored as data",
+                f"with poutine.mask(mask=mask): around the sample statement of {name!r}",
+            )
 
 
 def _fill_is_not_read(pair: Pair, table: Table, traces: Traces) -> None:
@@ -145,11 +167,13 @@ def _fill_is_not_read(pair: Pair, table: Table, traces: Traces) -> None:
     for name, score in before.items():
         if not torch.allclose(score, after[name], rtol=1e-4, atol=1e-4):
             names = " or ".join(map(repr, masked))
-            raise Problem(f"the density of {name!r} depends on what fills missing entries of {names}",
-                          "the story reads a masked value again: a mask drops a site's own density, and what stands "
-                          "in the gap goes on as if it had been observed, above the evidence",
-                          "leave the mask out of the story's parameters: a row's value is then observed where seen "
-                          "and latent elsewhere; dependent features say features_independent = False")
+            raise Problem(
+                f"the density of {name!r} depends on what fills missing entries of {names}",
+                "the story reads a masked value again: a mask drops a site's own density, and what stands "
+                "in the gap goes on as if it had been observed, above the evidence",
+                "leave the mask out of the story's parameters: a row's value is then observed where seen "
+                "and latent elsewhere; dependent features say features_independent = False",
+            )
 
 
 def _another(site: dict[str, Any]) -> Tensor | float:
@@ -165,8 +189,11 @@ def _story_scores(pair: Pair, table: Table, traces: Traces) -> dict[str, Tensor]
         torch.manual_seed(0)
         story = poutine.replay(pair.model, traces.guide)
         trace = poutine.trace(story).get_trace(size=len(table), **table.call(pair))
-    return {name: log_prob(site) for name, site in trace.nodes.items()
-            if site["type"] == "sample" and site["is_observed"] and not site_is_subsample(site)}
+    return {
+        name: log_prob(site)
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and site["is_observed"] and not site_is_subsample(site)
+    }
 
 
 def _rows_are_independent(pair: Pair, table: Table) -> None:
@@ -177,18 +204,22 @@ def _rows_are_independent(pair: Pair, table: Table) -> None:
     after = _weights(pair, Table(moved, masks, table.total))
     differs = (before - after).abs()[:, :-1].amax(0) > 1e-4 * (1 + before.abs()[:, :-1].amax(0))
     if differs.any():
-        raise Problem(f"changing the last row moves the log-weight of row {int(differs.nonzero()[0])}",
-                      "the rows are coupled: a graph's nodes or a sequence's steps as rows, or normalisation over the batch",
-                      "what is coupled is one row (its parts are events or features); LayerNorm instead of BatchNorm")
+        raise Problem(
+            f"changing the last row moves the log-weight of row {int(differs.nonzero()[0])}",
+            "the rows are coupled: a graph's nodes or a sequence's steps as rows, or normalisation over the batch",
+            "what is coupled is one row (its parts are events or features); LayerNorm instead of BatchNorm",
+        )
 
 
 def _exact_is_exact(pair: Pair, table: Table) -> None:
     weights = _weights(pair, table, particles=5)
     spread = (weights.amax(0) - weights.amin(0)).max()
     if spread > 1e3 * torch.finfo(weights.dtype).eps * (1 + weights.abs().max()):
-        raise Problem(f"the guide says that it is exact, and a row's log-weights differ by {spread.item():.3g} nats between draws",
-                      "log p(x, z) - log q(z | x) is the same for every z only under the posterior",
-                      "drop `guide.exact = True`, or look for the mask in the guide")
+        raise Problem(
+            f"the guide says that it is exact, and a row's log-weights differ by {spread.item():.3g} nats between draws",
+            "log p(x, z) - log q(z | x) is the same for every z only under the posterior",
+            "drop `guide.exact = True`, or look for the mask in the guide",
+        )
 
 
 def _weights(pair: Pair, table: Table, particles: int = 1) -> Tensor:
@@ -208,11 +239,17 @@ def _gradients_arrive(pair: Pair, table: Table) -> None:
         gradients = torch.autograd.grad(bound, [p for _, p in named], allow_unused=True)
     for (name, _), gradient in zip(named, gradients, strict=True):
         if gradient is None:
-            raise Problem(f"no gradient reaches the parameter {name!r}", "the module is not used, or a draw without rsample or a "
-                          ".detach() stands between", "use it, or freeze it: parameter.requires_grad_(False)")
+            raise Problem(
+                f"no gradient reaches the parameter {name!r}",
+                "the module is not used, or a draw without rsample or a .detach() stands between",
+                "use it, or freeze it: parameter.requires_grad_(False)",
+            )
         if not gradient.isfinite().all():
-            raise Problem(f"the gradient of {name!r} is not finite", "a density at the edge of its support, or columns far from the "
-                          "scale of the model", "standardise the columns; look at the site's parameters with poutine.trace")
+            raise Problem(
+                f"the gradient of {name!r} is not finite",
+                "a density at the edge of its support, or columns far from the scale of the model",
+                "standardise the columns; look at the site's parameters with poutine.trace",
+            )
 
 
 @contextmanager
@@ -238,6 +275,8 @@ def _pyros_own_words() -> Iterator[None]:
     except Problem:
         raise
     except (ValueError, RuntimeError, NotImplementedError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise Problem(f"the pair does not run on these data: {type(error).__name__}: {error}",
-                      "a shape that does not broadcast over rows and particles, or a value outside a site's support",
-                      "pyro.poutine.trace(pair.model).get_trace(x, mask).format_shapes() shows each site") from error
+        raise Problem(
+            f"the pair does not run on these data: {type(error).__name__}: {error}",
+            "a shape that does not broadcast over rows and particles, or a value outside a site's support",
+            "pyro.poutine.trace(pair.model).get_trace(x, mask).format_shapes() shows each site",
+        ) from error

@@ -23,7 +23,9 @@ class Checkpoint:
         of: what the fit is of (options, rows); a file of another fit is refused.
     """
 
-    def __init__(self, path: str | Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, of: dict[str, Any]) -> None:
+    def __init__(
+        self, path: str | Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, of: dict[str, Any]
+    ) -> None:
         self.path, self.model, self.optimizer, self.of = path, model, optimizer, of
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Tensor] = {}
@@ -38,9 +40,17 @@ class Checkpoint:
             self.best_bound, self.best_epoch = record["held_out"], record["epoch"]
             self.best = {name: value.clone() for name, value in self.model.state_dict().items()}
         if self.path is not None:
-            state = {"of": self.of, "history": self.history, "best": self.best, "best_epoch": self.best_epoch,
-                     "best_bound": self.best_bound, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                     "cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+            state = {
+                "of": self.of,
+                "history": self.history,
+                "best": self.best,
+                "best_epoch": self.best_epoch,
+                "best_bound": self.best_bound,
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "cpu": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            }
             write_whole(self.path, lambda draft: torch.save(state, draft))
 
     def restore_best(self) -> None:
@@ -51,14 +61,23 @@ class Checkpoint:
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as error:
-            raise Problem(f"the checkpoint {self.path} cannot be read", f"a damaged file, or one of something else ({type(error).__name__})",
-                          "move it away to start anew") from error
+            raise Problem(
+                f"the checkpoint {self.path} cannot be read",
+                f"a damaged file, or one of something else ({type(error).__name__})",
+                "move it away to start anew",
+            ) from error
         if not isinstance(state, dict) or "of" not in state:
             raise Problem(f"{self.path} is no checkpoint", "a file of something else", "another path")
         was = state["of"]
-        differs = [f"{key} was {was.get(key)!r} and is {value!r}" for key, value in self.of.items() if was.get(key) != value]
+        differs = [
+            f"{key} was {was.get(key)!r} and is {value!r}" for key, value in self.of.items() if was.get(key) != value
+        ]
         if differs:
-            raise Problem(f"the checkpoint {self.path} is of another fit: {'; '.join(differs)}", "other data or options under the same path", "the same call as before, or another path")
+            raise Problem(
+                f"the checkpoint {self.path} is of another fit: {'; '.join(differs)}",
+                "other data or options under the same path",
+                "the same call as before, or another path",
+            )
         self.history[:] = state["history"]
         self.best, self.best_epoch, self.best_bound = state["best"], state["best_epoch"], state["best_bound"]
         self.model.load_state_dict(state["model"])

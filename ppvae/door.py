@@ -37,20 +37,27 @@ class Table:
 
     def rows(self, index: Tensor | slice) -> Table:
         """The rows of ``index``, as a batch of the same data set."""
-        return replace(self, values={k: v[index] for k, v in self.values.items()},
-                       masks={k: m[index] for k, m in self.masks.items()})
+        return replace(
+            self,
+            values={k: v[index] for k, v in self.values.items()},
+            masks={k: m[index] for k, m in self.masks.items()},
+        )
 
     def to(self, device: torch.device) -> Table:
-        return replace(self, values={k: v.to(device) for k, v in self.values.items()},
-                       masks={k: m.to(device) for k, m in self.masks.items()})
+        return replace(
+            self,
+            values={k: v.to(device) for k, v in self.values.items()},
+            masks={k: m.to(device) for k, m in self.masks.items()},
+        )
 
     def call(self, pair: Pair) -> dict[str, Tensor]:
         """The keyword arguments for story and guide. An entry whose mask the story does not take is left out
         where it is partly seen: `ppvae.traces` observes it row by row."""
         partly = self.partly_seen(pair)
         given = {name: value for name, value in self.values.items() if name not in partly}
-        given |= {"mask" if name == "x" else f"mask_{name}": mask
-                  for name, mask in self.masks.items() if name not in partly}
+        given |= {
+            "mask" if name == "x" else f"mask_{name}": mask for name, mask in self.masks.items() if name not in partly
+        }
         return given
 
     def partly_seen(self, pair: Pair) -> dict[str, tuple[Tensor, Tensor]]:
@@ -91,8 +98,11 @@ def enter(pair: Pair, x: Any, mask: Any = None) -> Table:
     covariates = {name for name in table.masks if name not in sites and not pair.takes_mask(name)}
     if covariates:
         name = min(covariates)
-        raise Problem(f"the covariate {name!r} has missing entries", "it is given, not modelled: there is nothing to fill it from",
-                      "complete it, or write a story that draws it")
+        raise Problem(
+            f"the covariate {name!r} has missing entries",
+            "it is given, not modelled: there is nothing to fill it from",
+            "complete it, or write a story that draws it",
+        )
     return table
 
 
@@ -102,13 +112,19 @@ def _tensor(name: str, value: Any, home: Tensor) -> Tensor:
     if not isinstance(value, Tensor):
         value = np.asarray(value)
         if value.dtype.kind not in "fiub":
-            raise Problem(f"{name} holds {value.dtype} values, such as {value.ravel()[:1].tolist()}",
-                          "words or objects where numbers are needed", "encode them as numbers, missing ones as NaN")
+            raise Problem(
+                f"{name} holds {value.dtype} values, such as {value.ravel()[:1].tolist()}",
+                "words or objects where numbers are needed",
+                "encode them as numbers, missing ones as NaN",
+            )
         value = torch.as_tensor(np.ascontiguousarray(value))
     value = value.detach().to(home.device, home.dtype)
     if value.dim() == 0 or (name == "x" and value.dim() != 2) or len(value) == 0:
-        raise Problem(f"{name} has shape {tuple(value.shape)}", "data are rows first: (N, D), at least one row",
-                      "x.reshape(len(x), -1) flattens images; x[None] makes one row of a vector")
+        raise Problem(
+            f"{name} has shape {tuple(value.shape)}",
+            "data are rows first: (N, D), at least one row",
+            "x.reshape(len(x), -1) flattens images; x[None] makes one row of a vector",
+        )
     return value
 
 
@@ -116,12 +132,18 @@ def _numbers(name: str, frame: Any) -> np.ndarray:
     import pandas as pd
 
     columns = frame if hasattr(frame, "columns") else frame.to_frame()
-    words = [str(c) for c in columns.columns if not (pd.api.types.is_numeric_dtype(columns[c]) or
-                                                    pd.api.types.is_bool_dtype(columns[c]))]
+    words = [
+        str(c)
+        for c in columns.columns
+        if not (pd.api.types.is_numeric_dtype(columns[c]) or pd.api.types.is_bool_dtype(columns[c]))
+    ]
     if words:
         first = columns[words[0]].dropna().iloc[:1].tolist() if words[0] in columns else []
-        raise Problem(f"{name} has columns that are not numbers: {', '.join(words[:5])} (such as {first})",
-                      "words, dates or categories in a table", "drop them or encode them as numbers; missing entries are NaN")
+        raise Problem(
+            f"{name} has columns that are not numbers: {', '.join(words[:5])} (such as {first})",
+            "words, dates or categories in a table",
+            "drop them or encode them as numbers; missing entries are NaN",
+        )
     return frame.to_numpy(dtype=float, na_value=np.nan)
 
 
@@ -133,13 +155,19 @@ def _seen(name: str, value: Tensor, mask: Any) -> Tensor:
     mask = torch.as_tensor(mask.to_numpy() if hasattr(mask, "to_numpy") else mask, device=value.device)
     if mask.dtype != torch.bool:
         if not ((mask == 0) | (mask == 1)).all():
-            raise Problem(f"the mask of {name} holds values other than 0 and 1", "weights, or the data themselves",
-                          "True (or 1) where an entry was observed, False (or 0) where it is missing")
+            raise Problem(
+                f"the mask of {name} holds values other than 0 and 1",
+                "weights, or the data themselves",
+                "True (or 1) where an entry was observed, False (or 0) where it is missing",
+            )
         mask = mask.bool()
     mask = mask[:, None] if mask.dim() == 1 else mask
     if mask.shape not in (value.shape, (len(value), 1)):
-        raise Problem(f"the mask of {name} has shape {tuple(mask.shape)}, the data {tuple(value.shape)}",
-                      "a mask of other rows, or transposed", "one bool an entry, or one a row: (N,) or (N, 1)")
+        raise Problem(
+            f"the mask of {name} has shape {tuple(mask.shape)}, the data {tuple(value.shape)}",
+            "a mask of other rows, or transposed",
+            "one bool an entry, or one a row: (N,) or (N, 1)",
+        )
     return mask if present.all() or value.dim() == 1 else mask & present
 
 
@@ -148,9 +176,11 @@ def _whole_events(name: str, seen: Tensor) -> Tensor:
     rows = seen.all(-1, keepdim=True)
     torn = seen.any(-1, keepdim=True) & ~rows
     if torn.any():
-        raise Problem(f"row {_place(torn)[0]} of {name} is observed in part",
-                      f"the columns of {name} are one event: a label, a vector",
-                      "observe all of its columns or none; columns that stand alone belong under a plate at dim -1")
+        raise Problem(
+            f"row {_place(torn)[0]} of {name} is observed in part",
+            f"the columns of {name} are one event: a label, a vector",
+            "observe all of its columns or none; columns that stand alone belong under a plate at dim -1",
+        )
     return rows
 
 
@@ -158,41 +188,57 @@ def _refuse_names(pair: Pair, values: dict[str, Any], masks: dict[str, Any]) -> 
     known = pair.entries
     for name in [*values, *(name for name, mask in masks.items() if mask is not None)]:
         if name not in known:
-            raise Problem(f"the data hold {name!r}, which neither the story nor the guide takes",
-                          "a misspelt name; it would be ignored in silence", f"this pair takes: {', '.join(known) or 'nothing'}")
+            raise Problem(
+                f"the data hold {name!r}, which neither the story nor the guide takes",
+                "a misspelt name; it would be ignored in silence",
+                f"this pair takes: {', '.join(known) or 'nothing'}",
+            )
     for name, needed in known.items():
         if needed and name not in values and name != "x":
-            raise Problem(f"the pair needs the entry {name!r}", "it is a covariate: given, never drawn",
-                          f"pass {{'x': x, {name!r}: …}} instead of x")
+            raise Problem(
+                f"the pair needs the entry {name!r}",
+                "it is a covariate: given, never drawn",
+                f"pass {{'x': x, {name!r}: …}} instead of x",
+            )
     if not values:
         raise Problem("there are no data", "every entry is None", f"pass one of: {', '.join(known)}")
     for name, mask in masks.items():
         if mask is not None and name not in values:
-            raise Problem(f"there is a mask of {name!r} and no {name!r}", "a misspelt name", f"the data hold: {', '.join(values)}")
+            raise Problem(
+                f"there is a mask of {name!r} and no {name!r}", "a misspelt name", f"the data hold: {', '.join(values)}"
+            )
 
 
 def _refuse_rows(tensors: dict[str, Tensor]) -> None:
     rows = {name: len(value) for name, value in tensors.items()}
     if len(set(rows.values())) > 1:
-        raise Problem(f"the entries have different numbers of rows: {rows}", "each row must have all of its entries",
-                      "cut them to the same rows")
+        raise Problem(
+            f"the entries have different numbers of rows: {rows}",
+            "each row must have all of its entries",
+            "cut them to the same rows",
+        )
 
 
 def _refuse_columns(name: str, value: Tensor, site: Any) -> None:
     event = (*site.batch_shape[1:], *site.event_shape)  # the site was drawn for one row
     width = event[-1] if event else 1
     if value.dim() > 1 and value.shape[-1] != width:
-        raise Problem(f"{name} has {value.shape[-1]} columns and the pair was made for {width}",
-                      "another table, or images that were cropped or not flattened",
-                      f"make the pair with features={value.shape[-1]}, or pass the columns it was made for")
+        raise Problem(
+            f"{name} has {value.shape[-1]} columns and the pair was made for {width}",
+            "another table, or images that were cropped or not flattened",
+            f"make the pair with features={value.shape[-1]}, or pass the columns it was made for",
+        )
 
 
 def _refuse_values(name: str, value: Tensor, seen: Tensor, site: Any) -> None:
     infinite = value.isinf() & seen
     if infinite.any():
         row, column = _place(infinite)
-        raise Problem(f"{name} is infinite at row {row}, column {column} ({int(infinite.sum())} such entries)",
-                      "an overflow, a division by zero, or infinity as a code for missing", "set missing entries to NaN, mend the rest")
+        raise Problem(
+            f"{name} is infinite at row {row}, column {column} ({int(infinite.sum())} such entries)",
+            "an overflow, a division by zero, or infinity as a code for missing",
+            "set missing entries to NaN, mend the rest",
+        )
     if site is None or site.support.event_dim != site.event_dim or value.dim() < 2:
         return
     support = getattr(site.support, "base_constraint", site.support)
@@ -203,9 +249,12 @@ def _refuse_values(name: str, value: Tensor, seen: Tensor, site: Any) -> None:
         row, column = _place(outside)
         kind = type(getattr(site, "base_dist", site)).__name__
         kind = type(site.base_dist.base_dist).__name__ if kind == "MaskedDistribution" else kind
-        raise Problem(f"{name} is {value[row, column].item():.4g} at row {row}, column {column}, outside {support} "
-                      f"({int(outside.sum())} such entries)", f"the likelihood is {kind}: other values have no density under it",
-                      "for grey pixels: binarize (x.bernoulli()) or make(…, likelihood='normal'); for counts and classes: whole numbers")
+        raise Problem(
+            f"{name} is {value[row, column].item():.4g} at row {row}, column {column}, outside {support} "
+            f"({int(outside.sum())} such entries)",
+            f"the likelihood is {kind}: other values have no density under it",
+            "for grey pixels: binarize (x.bernoulli()) or make(…, likelihood='normal'); for counts and classes: whole numbers",
+        )
 
 
 def _place(where: Tensor) -> tuple[int, int]:

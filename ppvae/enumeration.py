@@ -73,9 +73,13 @@ def summed(traces: Traces) -> Tensor:
             ordinal, log_q = symbols.factor(site)
             factors.append((ordinal, packed.neg(_unseen(log_q, site))))
     if ignored and torch.is_grad_enabled():
-        warnings.warn(f"{', '.join(map(repr, ignored))} enumerated in the guide: the importance-weighted bound sums it "
-                      "out under the story, so the guide's probabilities of it get no gradient. Use ppvae.elbo() to train "
-                      "them, or leave the site out of the guide.", Caution, stacklevel=2)
+        warnings.warn(
+            f"{', '.join(map(repr, ignored))} enumerated in the guide: the importance-weighted bound sums it "
+            "out under the story, so the guide's probabilities of it get no gradient. Use ppvae.elbo() to train "
+            "them, or leave the site out of the guide.",
+            Caution,
+            stacklevel=2,
+        )
     touching, plain = symbols.split(factors, everything=True)
     terms = [term for _, term in plain] + [term for _, term in symbols.contract(touching, symbols.all)]
     return sum(symbols.particles_rows(term) for term in terms) + symbols.copies(guide=True)
@@ -97,8 +101,9 @@ class _Symbols:
         self.averaged = {site["infer"]["_enumerate_symbol"] for site in self.guide_sites}
         self.summed = {site["infer"]["_enumerate_symbol"] for site in self.story_sites}
         self.all = self.averaged | self.summed
-        self.within = {site["infer"]["_enumerate_symbol"]: self.ordinal(site)
-                       for site in self.guide_sites + self.story_sites}
+        self.within = {
+            site["infer"]["_enumerate_symbol"]: self.ordinal(site) for site in self.guide_sites + self.story_sites
+        }
 
     def ordinal(self, site: dict[str, Any]) -> frozenset:
         """The plates over which the site's factors are multiplied: those of the features."""
@@ -175,21 +180,26 @@ class _Symbols:
         """A term that holds a latent of each feature must itself stand inside that plate: a product over the features
         has C^D values, and multiplying along one dim would take the latent for one that all features share."""
         if any(not self.within[symbol] <= ordinal for symbol in self.all & set(term._pyro_dims)):
-            raise Problem(f"{what} mixes an enumerated latent of each feature over the features",
-                          "what depends on all of them at once takes every combination of their values, C^D",
-                          "put it inside the feature plate, enumerate the features' latents in the story alone, or make "
-                          "them one latent of the row")
+            raise Problem(
+                f"{what} mixes an enumerated latent of each feature over the features",
+                "what depends on all of them at once takes every combination of their values, C^D",
+                "put it inside the feature plate, enumerate the features' latents in the story alone, or make "
+                "them one latent of the row",
+            )
 
 
 def _plates(traces: Traces) -> tuple[dict[str, str], dict[int, str]]:
     """Symbols of the plates, by name and by dim. What they are called does not matter: rows stand at dim -2."""
     sites = [*traces.guide.nodes.values(), *traces.model.nodes.values()]
-    frames = {frame for site in sites if site["type"] == "sample"
-              for frame in site["cond_indep_stack"] if frame.vectorized}
+    frames = {
+        frame for site in sites if site["type"] == "sample" for frame in site["cond_indep_stack"] if frame.vectorized
+    }
     keys = sorted({(frame.dim, frame.size) for frame in frames})
     symbol = {key: get_symbol(2 * i) for i, key in enumerate(keys)}  # even ones: Pyro gives the odd ones to the sites
-    return ({frame.name: symbol[frame.dim, frame.size] for frame in frames},
-            {dim: symbol[dim, size] for dim, size in keys})
+    return (
+        {frame.name: symbol[frame.dim, frame.size] for frame in frames},
+        {dim: symbol[dim, size] for dim, size in keys},
+    )
 
 
 def _features(site: dict[str, Any]) -> int:
@@ -227,13 +237,18 @@ def _where_seen(value: float, log_q: Tensor, site: dict[str, Any]) -> Tensor:
 def _refuse_shared_sums(symbols: _Symbols) -> None:
     for site in symbols.story_sites:
         if is_global(site):
-            raise Problem(f"the story enumerates the global latent {site['name']!r}",
-                          "all rows share it: its sum stands outside their product, and no row has a term of its own",
-                          "enumerate it in the guide too: pyro.sample(…, infer={'enumerate': 'parallel'})")
+            raise Problem(
+                f"the story enumerates the global latent {site['name']!r}",
+                "all rows share it: its sum stands outside their product, and no row has a term of its own",
+                "enumerate it in the guide too: pyro.sample(…, infer={'enumerate': 'parallel'})",
+            )
 
 
 def _refuse_reused_dims(traces: Traces) -> None:
     dims = [site["infer"]["_enumerate_dim"] for _, site in traces.drawn() if enumerated(site)]
     if len(set(dims)) < len(dims):
-        raise Problem("the guide enumerates a pyro.markov chain", "its sites share dims, and averages under q would mix them up",
-                      "leave the chain out of the guide: enumerated in the story alone it is summed out exactly")
+        raise Problem(
+            "the guide enumerates a pyro.markov chain",
+            "its sites share dims, and averages under q would mix them up",
+            "leave the chain out of the guide: enumerated in the story alone it is summed out exactly",
+        )

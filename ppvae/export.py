@@ -13,7 +13,7 @@ from torch import Tensor
 
 def pareto_k(log_weights: Tensor) -> Tensor:
     """The Pareto tail index of each row's weights, by ArviZ: (P, N) to (N,). Equal weights have no tail: -inf."""
-    weights = log_weights.double().cpu().T                                               # (N, P)
+    weights = log_weights.double().cpu().T  # (N, P)
     spread = weights.amax(1) - weights.amin(1)
     uneven = spread > 1e3 * torch.finfo(log_weights.dtype).eps * (1 + weights.abs().amax(1))
     k = torch.full((len(weights),), -torch.inf, dtype=torch.double)

@@ -84,15 +84,17 @@ class Pair(nn.Module):
 
     # --- the two programs, as plain Pyro callables ----------------------------------------------------
 
-    def model(self, x: Tensor | None = None, mask: Tensor | bool = True, *, size: int | None = None,
-              **entries: Any) -> Any:
+    def model(
+        self, x: Tensor | None = None, mask: Tensor | bool = True, *, size: int | None = None, **entries: Any
+    ) -> Any:
         """Run the story: generate ``size`` rows, or observe x (N, D) where mask is True."""
         if size is None and x is None and not any(v is not None for v in entries.values()):
             self._refuse_shared_latents()
         return self._run("model", x=x, mask=mask, size=1 if size is None else size, **entries)
 
-    def guide(self, x: Tensor | None = None, mask: Tensor | bool = True, *, size: int | None = None,
-              **entries: Any) -> Any:
+    def guide(
+        self, x: Tensor | None = None, mask: Tensor | bool = True, *, size: int | None = None, **entries: Any
+    ) -> Any:
         """Run the guide on x (N, D); ``size`` is accepted so that Pyro can call both alike."""
         return self._run("guide", x=x, mask=mask, size=1 if size is None else size, **entries)
 
@@ -107,9 +109,11 @@ class Pair(nn.Module):
         given = {name: value for name, value in given.items() if value is not None}
         self._refuse_unknown(given)
         if side == "guide" and isinstance(given["mask"], Tensor) and "x" in takes and "mask" not in takes:
-            raise Problem("some entries are missing and the guide takes no mask",
-                          "it was written for complete rows and would read what fills the gaps as data",
-                          "add `mask=True` to the guide's parameters, and use it (or ignore it on purpose)")
+            raise Problem(
+                "some entries are missing and the guide takes no mask",
+                "it was written for complete rows and would read what fills the gaps as data",
+                "add `mask=True` to the guide's parameters, and use it (or ignore it on purpose)",
+            )
         call = {}
         for name, parameter in takes.items():
             if name in self._modules:
@@ -117,18 +121,22 @@ class Pair(nn.Module):
             elif name in given:
                 call[name] = self._filled(name, given)
             elif parameter.default is inspect.Parameter.empty:
-                raise Problem(f"the {side} needs {name!r}, which was not given",
-                              f"{name!r} is neither a module of this pair nor in the data",
-                              f"give the data as {{'x': x, {name!r}: …}}, or the module by keyword to Pair")
+                raise Problem(
+                    f"the {side} needs {name!r}, which was not given",
+                    f"{name!r} is neither a module of this pair nor in the data",
+                    f"give the data as {{'x': x, {name!r}: …}}, or the module by keyword to Pair",
+                )
         return self._functions[side](**call)
 
     def _refuse_unknown(self, given: dict[str, Any]) -> None:
         known = self.entries
         for name in given:
             if name not in known and name.removeprefix("mask_") not in known and name not in ("x", "mask", "size"):
-                raise Problem(f"the data hold {name!r}, which neither the story nor the guide takes",
-                              "a misspelt name; it would be ignored in silence",
-                              f"this pair takes: {', '.join(known)}")
+                raise Problem(
+                    f"the data hold {name!r}, which neither the story nor the guide takes",
+                    "a misspelt name; it would be ignored in silence",
+                    f"this pair takes: {', '.join(known)}",
+                )
 
     def _filled(self, name: str, given: dict[str, Any]) -> Any:
         """An entry as the functions see it: whatever stands where it is missing is replaced, once, here."""
@@ -141,10 +149,12 @@ class Pair(nn.Module):
         for messenger in _PYRO_STACK:
             data = getattr(messenger, "data", None)
             if isinstance(data, dict) and self.entries.keys() & data.keys():
-                raise Problem("the story was conditioned on data and called without `size`",
-                              "it would draw one latent and share it among all rows",
-                              "call it with size=len(x): poutine.condition(pair.model, {'x': x})(size=len(x)), "
-                              "or pass x itself: pair.model(x)")
+                raise Problem(
+                    "the story was conditioned on data and called without `size`",
+                    "it would draw one latent and share it among all rows",
+                    "call it with size=len(x): poutine.condition(pair.model, {'x': x})(size=len(x)), "
+                    "or pass x itself: pair.model(x)",
+                )
 
     # --- what the sites of the story accept -----------------------------------------------------------
 
@@ -154,13 +164,19 @@ class Pair(nn.Module):
         ``given`` holds the covariates that the story needs; their first row is used.
         """
         if self._sites is None:
-            covariates = {name: given[name][:1] for name, needed in self.entries.items()
-                          if needed and given and isinstance(given.get(name), Tensor)}
+            covariates = {
+                name: given[name][:1]
+                for name, needed in self.entries.items()
+                if needed and given and isinstance(given.get(name), Tensor)
+            }
             devices = {p.device for p in self.parameters() if p.is_cuda}
             with torch.no_grad(), torch.random.fork_rng(devices), poutine.block(), poutine.trace() as tracer:
                 self._run("model", mask=True, size=1, **covariates)
-            self._sites = {name: site for name, site in tracer.trace.nodes.items()
-                           if site["type"] == "sample" and not site_is_subsample(site)}
+            self._sites = {
+                name: site
+                for name, site in tracer.trace.nodes.items()
+                if site["type"] == "sample" and not site_is_subsample(site)
+            }
         return self._sites
 
     def fill(self, name: str, given: dict[str, Any] | None = None) -> Tensor | float:
@@ -200,23 +216,36 @@ def _parameters(side: str, function: Callable) -> dict[str, inspect.Parameter]:
     parameters = dict(inspect.signature(function).parameters)
     loose = [p for p in parameters.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if loose:
-        raise Problem(f"the {side} takes {loose[0]}", "modules and data are bound by the names of parameters",
-                      "name each module and each entry of the data in the function's signature")
+        raise Problem(
+            f"the {side} takes {loose[0]}",
+            "modules and data are bound by the names of parameters",
+            "name each module and each entry of the data in the function's signature",
+        )
     return parameters
 
 
 def _refuse_module(name: str, module: Any, asked: set[str]) -> None:
     if name in RESERVED or hasattr(nn.Module(), name):
-        raise Problem(f"a module is called {name!r}", f"{name!r} has a meaning of its own in a pair",
-                      "choose another name, in the function's signature and here")
+        raise Problem(
+            f"a module is called {name!r}",
+            f"{name!r} has a meaning of its own in a pair",
+            "choose another name, in the function's signature and here",
+        )
     if not isinstance(module, nn.Module):
-        raise Problem(f"{name!r} is a {type(module).__name__}, not a torch.nn.Module",
-                      "a pair keeps, trains and saves modules", f"wrap it in a module, or bind it: partial(model, {name}=…)")
+        raise Problem(
+            f"{name!r} is a {type(module).__name__}, not a torch.nn.Module",
+            "a pair keeps, trains and saves modules",
+            f"wrap it in a module, or bind it: partial(model, {name}=…)",
+        )
     if name not in asked:
-        raise Problem(f"neither the story nor the guide has a parameter {name!r}",
-                      "a misspelt name, or a module that nothing uses",
-                      f"the functions ask for: {', '.join(sorted(asked)) or 'nothing'}")
+        raise Problem(
+            f"neither the story nor the guide has a parameter {name!r}",
+            "a misspelt name, or a module that nothing uses",
+            f"the functions ask for: {', '.join(sorted(asked)) or 'nothing'}",
+        )
     if any(getattr(part, "_pyro_samples", None) for part in module.modules()):
-        raise Problem(f"{name!r} holds PyroSample priors",
-                      "inside the data plate they would be drawn once a row, without a word",
-                      "draw the weight in the story, outside the data plate: see ppvae.models.bayesian_linear")
+        raise Problem(
+            f"{name!r} holds PyroSample priors",
+            "inside the data plate they would be drawn once a row, without a word",
+            "draw the weight in the story, outside the data plate: see ppvae.models.bayesian_linear",
+        )

@@ -66,8 +66,12 @@ class Posterior:
         _refuse_count("particles", particles)
         particles = 1 if self.pair.exact else particles
         with self._evaluating():
-            return torch.cat([_log_mean_exp([self._weights(rows, block) for block in blocks])
-                              for rows, blocks in self._blocks(particles)])
+            return torch.cat(
+                [
+                    _log_mean_exp([self._weights(rows, block) for block in blocks])
+                    for rows, blocks in self._blocks(particles)
+                ]
+            )
 
     def sample(self, draws: int = 100, particles: int | None = None) -> dict[str, Tensor]:
         """Draw latents from p(latents | x_o), by sampling-importance-resampling.
@@ -84,7 +88,9 @@ class Posterior:
         with self._evaluating():
             parts = [self._resampled(rows, draws, particles) for rows in self._row_blocks(self._pool(draws, particles))]
         if not parts[0]:
-            raise Problem("the pair has no latents", "it was made without a guide", "log_evidence() and impute() still work")
+            raise Problem(
+                "the pair has no latents", "it was made without a guide", "log_evidence() and impute() still work"
+            )
         return {name: self._together(name, parts) for name in parts[0]}
 
     def impute(self, draws: int = 20, particles: int | None = None) -> Tensor:
@@ -98,8 +104,13 @@ class Posterior:
         """
         _refuse_count("draws", draws)
         with self._evaluating():
-            return torch.cat([self._completed(rows, self._resampled(rows, draws, particles), draws)
-                              for rows in self._row_blocks(self._pool(draws, particles))], 1)
+            return torch.cat(
+                [
+                    self._completed(rows, self._resampled(rows, draws, particles), draws)
+                    for rows in self._row_blocks(self._pool(draws, particles))
+                ],
+                1,
+            )
 
     def impute_mean(self, particles: int = 100) -> Tensor:
         r"""Complete the rows by E[x_m | x_o], (N, D), observed entries unchanged.
@@ -125,8 +136,10 @@ class Posterior:
         """
         _refuse_count("particles", particles)
         with self._evaluating():
-            parts = [torch.cat([self._weights(rows, block) for block in blocks]) for rows, blocks in self._blocks(particles)]
-        weights = torch.cat(parts, 1)                                                       # (P, N)
+            parts = [
+                torch.cat([self._weights(rows, block) for block in blocks]) for rows, blocks in self._blocks(particles)
+            ]
+        weights = torch.cat(parts, 1)  # (P, N)
         relative = (weights - weights.amax(0)).exp()
         return {"ess": relative.sum(0).square() / relative.square().sum(0), "pareto_k": export.pareto_k(weights)}
 
@@ -149,9 +162,13 @@ class Posterior:
                 completed.append(_put_back(rows, story["value"].expand(draws, len(rows), -1)))
                 scores.append(_score(rows, story["fn"], draws))
         x = self.table.values["x"]
-        return export.datatree({name: self._together(name, latents) for name in latents[0]},
-                               torch.cat(completed, 1), torch.cat(scores, 1), x,
-                               self.table.masks.get("x", torch.ones((), dtype=torch.bool, device=x.device)).expand(x.shape))
+        return export.datatree(
+            {name: self._together(name, latents) for name in latents[0]},
+            torch.cat(completed, 1),
+            torch.cat(scores, 1),
+            x,
+            self.table.masks.get("x", torch.ones((), dtype=torch.bool, device=x.device)).expand(x.shape),
+        )
 
     # --- blocks ---------------------------------------------------------------------------------------
 
@@ -232,7 +249,7 @@ class Posterior:
             traces = run(self.pair, rows, block, enumerate=False)
             weights = torch.zeros(block, len(rows)) if self.global_latents else weights_of(traces)
             site = traces.model.nodes["x"]["fn"]
-            values = _mean_of(site).expand(block, len(rows), -1)                            # (P, n, D)
+            values = _mean_of(site).expand(block, len(rows), -1)  # (P, n, D)
             weights = weights.to(values)
             peak = weights.amax(0) if top is None else torch.maximum(top, weights.amax(0))
             shrink = 1.0 if top is None else (top - peak).exp()
@@ -268,11 +285,16 @@ def _mean_of(site: Any) -> Tensor:
     except NotImplementedError:
         mean = None
     if mean is None or mean.isnan().any():
-        raise Problem(f"the likelihood {type(site).__name__} has no mean", "classes have no average, and some densities none",
-                      "impute(draws=…) draws complete rows")
+        raise Problem(
+            f"the likelihood {type(site).__name__} has no mean",
+            "classes have no average, and some densities none",
+            "impute(draws=…) draws complete rows",
+        )
     return mean
 
 
 def _refuse_count(name: str, value: Any) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise Problem(f"{name} is {value!r}", f"{name} is a number of draws, a whole number of at least 1", f"{name}=100")
+        raise Problem(
+            f"{name} is {value!r}", f"{name} is a number of draws, a whole number of at least 1", f"{name}=100"
+        )

@@ -6,7 +6,8 @@ import sys
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 
 class Progress:
@@ -17,9 +18,16 @@ class Progress:
         self.plain = bool(show) and not terminal
         self.epochs, self.began = epochs, len(history)
         self.seconds = 0.0
-        self.bar = Bar(TextColumn("epoch"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[bound]}"),
-                       TimeRemainingColumn(), console=Console(stderr=True), transient=False,
-                       disable=not terminal or show is False)
+        self.bar = Bar(
+            TextColumn("epoch"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.fields[bound]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=False,
+            disable=not terminal or show is False,
+        )
         self.task = self.bar.add_task("fit", total=epochs, completed=len(history), bound="")
         self.share = 1 / steps
 

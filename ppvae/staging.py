@@ -76,10 +76,13 @@ class Step:
         buffers = [name for name, _ in self.pair.named_buffers()]
 
         def flat(*inputs: Tensor) -> list[Tensor]:
-            parameters, rest = inputs[: len(names)], inputs[len(names):]
-            state, rest = dict(zip(buffers, rest, strict=False)), rest[len(buffers):]
-            table = Table(dict(zip(batch.values, rest, strict=False)),
-                          dict(zip(batch.masks, rest[len(batch.values):], strict=True)), batch.total)
+            parameters, rest = inputs[: len(names)], inputs[len(names) :]
+            state, rest = dict(zip(buffers, rest, strict=False)), rest[len(buffers) :]
+            table = Table(
+                dict(zip(batch.values, rest, strict=False)),
+                dict(zip(batch.masks, rest[len(batch.values) :], strict=True)),
+                batch.total,
+            )
             leaves = [p.detach().requires_grad_() for p in parameters]
             swapped = {**dict(zip(names, leaves, strict=True)), **state}
             bound = torch.func.functional_call(self.pair, swapped, (self.objective, table)).mean()
@@ -105,7 +108,9 @@ class Step:
         if torch.equal(bound, eager[0]) and all(map(torch.equal, gradients, eager[1])):
             self.checked.add(key)
         else:
-            self._fall_back("the staged step differs from the eager one: something that changes between steps is not a tensor")
+            self._fall_back(
+                "the staged step differs from the eager one: something that changes between steps is not a tensor"
+            )
         return eager
 
     def _fall_back(self, reason: str) -> None:
@@ -113,7 +118,9 @@ class Step:
         log.info("the step is not staged: %s", reason)
 
 
-def _bound_and_gradients(pair: Pair, objective: Callable, parameters: list[nn.Parameter], batch: Table) -> tuple[Tensor, list[Tensor]]:
+def _bound_and_gradients(
+    pair: Pair, objective: Callable, parameters: list[nn.Parameter], batch: Table
+) -> tuple[Tensor, list[Tensor]]:
     bound = objective(pair, batch).mean()
     return bound.detach(), _gradients(bound, parameters)
 

@@ -72,15 +72,18 @@ def weights_of(traces: Traces) -> Tensor:
     """The log-weights of traces that were run already, (P, N)."""
     for name, site in [*traces.drawn(), *traces.scored(), *traces.left()]:
         if is_global(site):
-            raise Problem(f"the latent {name!r} is global: it stands outside the data plate",
-                          "all rows share it, so no row has an importance weight of its own (a joint weight of all rows "
-                          "is a far looser bound)", "use ppvae.elbo(), which counts it once; or NUTS on the story")
+            raise Problem(
+                f"the latent {name!r} is global: it stands outside the data plate",
+                "all rows share it, so no row has an importance weight of its own (a joint weight of all rows "
+                "is a far looser bound)",
+                "use ppvae.elbo(), which counts it once; or NUTS on the story",
+            )
     if any(enumerated(site) for _, site in traces.scored()):
         return enumeration.summed(traces)
     total = torch.zeros(())
     for _, site in traces.scored():
         total = total + by_row(log_prob(site), traces)
-    for name, site in traces.drawn():
+    for _, site in traces.drawn():
         total = total - by_row(_unseen(log_prob(site), site), traces)
     return total.expand(traces.particles, traces.rows)
 
@@ -95,8 +98,7 @@ def _per_row(value: Tensor, site: dict[str, Any], traces: Traces) -> Tensor:
 
 
 def _share_globals(kl: dict[str, Tensor], traces: Traces, table: Table) -> dict[str, Tensor]:
-    return {name: value / table.total if is_global(traces.guide.nodes[name]) else value
-            for name, value in kl.items()}
+    return {name: value / table.total if is_global(traces.guide.nodes[name]) else value for name, value in kl.items()}
 
 
 def _sampled_kl(name: str, site: dict[str, Any], traces: Traces) -> Tensor:
@@ -121,7 +123,7 @@ def _analytic_kl(name: str, traces: Traces) -> Tensor | None:
     site, twin = traces.guide.nodes[name], traces.model.nodes.get(name)
     if twin is None or seen_rows(site) is not None or _is_point(site["fn"]):
         return None
-    for before, other in traces.model.nodes.items():
+    for before in traces.model.nodes:
         if before == name:
             break
         if before in order and order.index(before) > order.index(name):
@@ -144,8 +146,10 @@ def _refuse_dead_gradients(traces: Traces) -> None:
     for side, sites in (("guide", traces.drawn()), ("story", traces.left())):
         for name, site in sites:
             if not enumerated(site) and not getattr(site["fn"], "has_rsample", False):
-                raise Problem(f"the {side} draws {name!r} from {type(site['fn']).__name__}, which cannot be reparametrised",
-                              "a pathwise gradient through a discrete draw is noise, and under importance weights points the wrong way",
-                              f"pyro.sample({name!r}, …, infer={{'enumerate': 'parallel'}}) sums it out; a story's own discrete "
-                              "latent is left out of the guide and marked so in the story; data that nothing depends on are "
-                              "masked by the story (mask=True, mask_y=True among its parameters)")
+                raise Problem(
+                    f"the {side} draws {name!r} from {type(site['fn']).__name__}, which cannot be reparametrised",
+                    "a pathwise gradient through a discrete draw is noise, and under importance weights points the wrong way",
+                    f"pyro.sample({name!r}, …, infer={{'enumerate': 'parallel'}}) sums it out; a story's own discrete "
+                    "latent is left out of the guide and marked so in the story; data that nothing depends on are "
+                    "masked by the story (mask=True, mask_y=True among its parameters)",
+                )

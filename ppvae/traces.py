@@ -103,9 +103,9 @@ class Seen(Messenger):
     def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
         if msg["name"] in self.entries and not msg["is_observed"]:
             value, seen = self.entries[msg["name"]]
-            msg["infer"]["_seen"] = seen                                     # (N, 1)
-            if msg["fn"].event_dim:                                          # an event is one entry
-                value, seen = value.unsqueeze(-2), seen.unsqueeze(-1)        # (N, 1, C), (N, 1, 1)
+            msg["infer"]["_seen"] = seen  # (N, 1)
+            if msg["fn"].event_dim:  # an event is one entry
+                value, seen = value.unsqueeze(-2), seen.unsqueeze(-1)  # (N, 1, C), (N, 1, 1)
             msg["value"] = torch.where(seen, value.to(msg["value"].dtype), msg["value"])
 
 
@@ -160,32 +160,49 @@ def _refuse(traces: Traces) -> None:
         twin = traces.model.nodes.get(name)
         if twin is None and not site["infer"].get("is_auxiliary"):
             latents = [n for n, s in traces.model.nodes.items() if _is_draw(s) and not s["is_observed"]]
-            raise Problem(f"the guide draws {name!r}, which the story does not have",
-                          "a misspelt site: its density would be subtracted and never added",
-                          f"the story's latents are {latents}; an auxiliary site says infer={{'is_auxiliary': True}}")
+            raise Problem(
+                f"the guide draws {name!r}, which the story does not have",
+                "a misspelt site: its density would be subtracted and never added",
+                f"the story's latents are {latents}; an auxiliary site says infer={{'is_auxiliary': True}}",
+            )
         if twin is not None and twin["is_observed"] and seen_rows(site) is None:
-            raise Problem(f"the guide draws {name!r}, which the story observes",
-                          "log q of a value that nobody drew would be subtracted",
-                          f"give the guide a parameter {name!r} and draw it only where that is None")
+            raise Problem(
+                f"the guide draws {name!r}, which the story observes",
+                "log q of a value that nobody drew would be subtracted",
+                f"give the guide a parameter {name!r} and draw it only where that is None",
+            )
     for side in (traces.guide, traces.model):
         for name, site in side.nodes.items():
             if _is_draw(site):
                 _refuse_site(name, site)
                 if site["is_observed"] and side is traces.model and is_global(site):
-                    raise Problem(f"the observed site {name!r} stands outside the data plate", "its rows cannot be told apart, "
-                                  "so it has no log-probability per row", "with pyro.plate('data', N, dim=-2): pyro.sample(…)")
+                    raise Problem(
+                        f"the observed site {name!r} stands outside the data plate",
+                        "its rows cannot be told apart, so it has no log-probability per row",
+                        "with pyro.plate('data', N, dim=-2): pyro.sample(…)",
+                    )
 
 
 def _refuse_site(name: str, site: dict[str, Any]) -> None:
     if not isinstance(site["scale"], (int, float)) or site["scale"] != 1:
-        raise Problem(f"the site {name!r} carries a scale", "poutine.scale, or a plate with subsample_size; inside a "
-                      "log-mean-exp a scale gives a number that is no bound", "weights and subsampling belong to the "
-                      "objective and to fit; leave poutine.scale and subsample_size out of the pair")
+        raise Problem(
+            f"the site {name!r} carries a scale",
+            "poutine.scale, or a plate with subsample_size; inside a "
+            "log-mean-exp a scale gives a number that is no bound",
+            "weights and subsampling belong to the "
+            "objective and to fit; leave poutine.scale and subsample_size out of the pair",
+        )
     masked = isinstance(site["mask"], Tensor) or site["mask"] is False
     if masked and not site["is_observed"]:
-        raise Problem(f"a mask stands around the latent {name!r}", "poutine.mask around more than the sample statement of x: "
-                      "the prior would be masked too, once for each feature", "put poutine.mask around the sample statement of x only")
+        raise Problem(
+            f"a mask stands around the latent {name!r}",
+            "poutine.mask around more than the sample statement of x: "
+            "the prior would be masked too, once for each feature",
+            "put poutine.mask around the sample statement of x only",
+        )
     if masked and not getattr(site["fn"], "features_independent", True) and site["mask"].shape[-1:] != (1,):
-        raise Problem(f"entries of {name!r} are missing and its features depend on one another",
-                      "an autoregressive density of the observed entries is no product over them: masking terms ignores the rest",
-                      "pass complete rows, or a mask by row (N, 1)")
+        raise Problem(
+            f"entries of {name!r} are missing and its features depend on one another",
+            "an autoregressive density of the observed entries is no product over them: masking terms ignores the rest",
+            "pass complete rows, or a mask by row (N, 1)",
+        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from ppvae.checking import check, refuse_unfit
 from ppvae.checkpoint import Checkpoint
 from ppvae.door import Table, enter
-from ppvae.errors import Caution, Problem
+from ppvae.errors import Problem
 from ppvae.objectives import elbo
 from ppvae.pair import Pair
 from ppvae.progress import Progress
@@ -144,8 +143,11 @@ def fit(
                 record = {"epoch": epoch + 1, "bound": bound}
                 if len(rows.aside):
                     record["held_out"] = _held_out_bound(objective, pair, rows, batch_size, seed)
-                record |= {"seconds": time.perf_counter() - began, "learning_rate": optimizer.param_groups[0]["lr"],
-                           "analytic_kl": analytic}
+                record |= {
+                    "seconds": time.perf_counter() - began,
+                    "learning_rate": optimizer.param_groups[0]["lr"],
+                    "analytic_kl": analytic,
+                }
                 run.write(record)
                 bar.report(record)
         if patience is not None:
@@ -173,15 +175,21 @@ class _Rows:
             try:
                 entries["x"] = torch.where(missing, torch.nan, redraw(stored))
             except RuntimeError as error:  # torch.bernoulli of something that is no probability
-                raise Problem(f"redraw cannot observe x ({error})", "the stored values are no probabilities",
-                              "scale grey pixels to [0, 1]") from error
+                raise Problem(
+                    f"redraw cannot observe x ({error})",
+                    "the stored values are no probabilities",
+                    "scale grey pixels to [0, 1]",
+                ) from error
         table = enter(pair, entries, mask if isinstance(mask, Mapping) else {"x": mask})
         refuse_unfit(pair, table)
         order = torch.randperm(len(table), device=next(iter(table.values.values())).device)
         aside = round(held_out * len(table))
         if held_out and not 0 < aside < len(table):
-            raise Problem(f"held_out={held_out} of {len(table)} rows sets {aside} aside", "too few rows",
-                          "a larger share, or more rows")
+            raise Problem(
+                f"held_out={held_out} of {len(table)} rows sets {aside} aside",
+                "too few rows",
+                "a larger share, or more rows",
+            )
         return cls(table, order[aside:].sort().values, order[:aside].sort().values, stored, redraw)
 
     def batches(self, size: int) -> Iterator[Table]:
@@ -223,9 +231,13 @@ def _fingerprint(pair: Pair, objective: Any, rows: _Rows, options: dict[str, Any
     """What must agree for a checkpoint to be gone on with."""
     kept = ("epochs", "batch_size", "learning_rate", "seed", "schedule", "clip", "held_out")
     name = type(objective).__name__ if isinstance(objective, nn.Module) else repr(objective)
-    return {"pair": str(pair._built), "objective": name, "rows": len(rows.table),
-            "sum": float(sum(v.nansum() for v in rows.table.values.values())) if rows.redraw is None else 0.0,
-            **{key: options[key] for key in kept}}
+    return {
+        "pair": str(pair._built),
+        "objective": name,
+        "rows": len(rows.table),
+        "sum": float(sum(v.nansum() for v in rows.table.values.values())) if rows.redraw is None else 0.0,
+        **{key: options[key] for key in kept},
+    }
 
 
 def device_of(device: str | torch.device) -> torch.device:
@@ -237,19 +249,32 @@ def device_of(device: str | torch.device) -> torch.device:
     except RuntimeError as error:
         raise Problem(f"there is no device {device!r}", "a misspelt name", "auto, cpu, or cuda") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise Problem("the device is cuda and torch sees no GPU", "no GPU here, or a CPU build of torch", "device='auto'")
+        raise Problem(
+            "the device is cuda and torch sees no GPU", "no GPU here, or a CPU build of torch", "device='auto'"
+        )
     return device
 
 
 def _batch_size(batch_size: int, rows: int) -> int:
     if batch_size > rows and batch_size != DEFAULT_BATCH:
-        raise Problem(f"batch_size is {batch_size} and there are {rows} rows to train on", "fewer rows than expected, or a typing error",
-                      f"batch_size={rows} takes all rows in each step")
+        raise Problem(
+            f"batch_size is {batch_size} and there are {rows} rows to train on",
+            "fewer rows than expected, or a typing error",
+            f"batch_size={rows} takes all rows in each step",
+        )
     return min(batch_size, rows)
 
 
-def _refuse_options(epochs: int, batch_size: int, learning_rate: float, clip: float | None, held_out: float,
-                    patience: int | None, schedule: str, compile: str) -> None:
+def _refuse_options(
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    clip: float | None,
+    held_out: float,
+    patience: int | None,
+    schedule: str,
+    compile: str,
+) -> None:
     for name, value, fine, rule in (
         ("epochs", epochs, isinstance(epochs, int) and epochs >= 0, "a whole number, 0 or more"),
         ("batch_size", batch_size, isinstance(batch_size, int) and batch_size >= 1, "a whole number of at least 1"),
@@ -263,8 +288,11 @@ def _refuse_options(epochs: int, batch_size: int, learning_rate: float, clip: fl
         if not fine:
             raise Problem(f"{name} is {value!r}", f"{name} is {rule}", f"leave {name} out for its default")
     if patience is not None and not held_out:
-        raise Problem(f"patience is {patience} and no rows are held out", "early stopping needs rows that were not trained on",
-                      "held_out=0.1")
+        raise Problem(
+            f"patience is {patience} and no rows are held out",
+            "early stopping needs rows that were not trained on",
+            "held_out=0.1",
+        )
 
 
 def _refuse_no_parameters(parameters: list[nn.Parameter]) -> None:
@@ -273,9 +301,12 @@ def _refuse_no_parameters(parameters: list[nn.Parameter]) -> None:
 
 
 def _not_finite(seen: str, epoch: int, rows: _Rows) -> Problem:
-    return Problem(f"{seen} in epoch {epoch}", "steps that are too large, or values far from the scale of the model "
-                   f"(largest |x| observed: {_largest(rows):.3g})", "a smaller learning_rate, clip=10, or standardised columns; "
-                   "the parameters from before that epoch are kept")
+    return Problem(
+        f"{seen} in epoch {epoch}",
+        "steps that are too large, or values far from the scale of the model "
+        f"(largest |x| observed: {_largest(rows):.3g})",
+        "a smaller learning_rate, clip=10, or standardised columns; the parameters from before that epoch are kept",
+    )
 
 
 def _largest(rows: _Rows) -> float:

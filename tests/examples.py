@@ -26,7 +26,9 @@ def data(made, rows=12, missing=0.4, seed=1):
 def linear_gaussian(name="factor_analysis_exact", N=40, D=8, K=3, seed=0, **options):
     """A factor analysis with random W, loc, psi, and rows of it under a random mask: (pair, x, mask)."""
     made = pair(name, features=D, latents=K, seed=seed, **options)
-    made.decoder.set_(torch.randn(D, K), torch.randn(D), torch.rand(D if not options.get("tied") else 1).expand(D) + 0.3)
+    made.decoder.set_(
+        torch.randn(D, K), torch.randn(D), torch.rand(D if not options.get("tied") else 1).expand(D) + 0.3
+    )
     with torch.no_grad():
         x = made.model(size=N)
     mask = torch.rand(N, D) > 0.4

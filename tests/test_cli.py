@@ -52,31 +52,67 @@ def test_list_and_info(ppvae_):
     code, out, _ = ppvae_("list", "--json", "list.json")
     assert code == 0 and set(json.load(open("list.json"))["results"]) == set(ppvae.names())
     code, out, _ = ppvae_("info", "--json", "info.json")
-    assert code == 0 and json.load(open("info.json"))["results"]["versions"]["torch"] == torch.__version__ and "digits" in out
+    assert (
+        code == 0
+        and json.load(open("info.json"))["results"]["versions"]["torch"] == torch.__version__
+        and "digits" in out
+    )
 
 
 def test_fit_then_evaluate_gives_the_same_figures(ppvae_):
     words = ("--particles", 50, "--rows", 40)
-    code, out, err = ppvae_("fit", "vae", "--data", "digits_binary", "--latents", 3, "--epochs", 2, "--json", "fit.json", *words)
+    code, out, err = ppvae_(
+        "fit", "vae", "--data", "digits_binary", "--latents", 3, "--epochs", 2, "--json", "fit.json", *words
+    )
     assert code == 0, err
     fitted = json.load(open("fit.json"))["results"]
     assert fitted["training"]["step"] == "staged" and len(fitted["training"]["history"]) == 2
     assert "dynamic" in fitted["test"]["scaling"] and fitted["test"]["rows"] == 40 and fitted["test"]["particles"] == 50
     assert ppvae_("evaluate", "vae-digits_binary.pt", "--json", "evaluate.json", *words)[0] == 0
     again = json.load(open("evaluate.json"))["results"]
-    assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in fitted["test"].items() if k != "seconds"}
+    assert {k: v for k, v in again.items() if k != "seconds"} == {
+        k: v for k, v in fitted["test"].items() if k != "seconds"
+    }
     assert again["elbo"] < again["log_evidence"] < 0
 
 
 def test_the_same_seed_gives_the_same_figures(ppvae_):
     for name in ("a", "b"):
-        ppvae_("fit", "factor_analysis_exact", "--latents", 2, "--epochs", 2, "-o", f"{name}.pt", "--json", f"{name}.json", "--rows", 30)
+        ppvae_(
+            "fit",
+            "factor_analysis_exact",
+            "--latents",
+            2,
+            "--epochs",
+            2,
+            "-o",
+            f"{name}.pt",
+            "--json",
+            f"{name}.json",
+            "--rows",
+            30,
+        )
     a, b = (json.load(open(f"{name}.json"))["results"] for name in "ab")
     assert a["training"]["bound"] == b["training"]["bound"] and a["test"]["log_evidence"] == b["test"]["log_evidence"]
 
 
 def test_fit_is_interrupted_and_goes_on(ppvae_, monkeypatch):
-    words = ("fit", "vae", "--data", "digits_binary", "--latents", 2, "--hidden", "16", "--epochs", 4, "--rows", 20, "--particles", 20)
+    words = (
+        "fit",
+        "vae",
+        "--data",
+        "digits_binary",
+        "--latents",
+        2,
+        "--hidden",
+        "16",
+        "--epochs",
+        4,
+        "--rows",
+        20,
+        "--particles",
+        20,
+    )
     assert ppvae_(*words, "-o", "whole.pt")[0] == 0
     import ppvae.checkpoint as checkpoint
 
@@ -144,21 +180,42 @@ def bad_tables():
     open("nothing.csv", "w").close()
 
 
-@pytest.mark.parametrize(("words", "says"), [
-    (("impute", "absent.csv"), "absent.csv"), (("impute", "empty_column.csv"), "'b'"), (("impute", "constant.csv"), "'c'"),
-    (("impute", "words.csv"), "many"), (("impute", "infinite.csv"), "inf"), (("impute", "complete.csv"), "no cell"),
-    (("impute", "empty_row.csv"), "line 9"), (("fit", "vae", "--data", "empty_row.csv"), "line 9"), (("impute", "one_row.csv"), "1 row"), (("impute", "semicolons.csv"), ";"),
-    (("impute", "nothing.csv"), "empty"), (("impute", "good.csv", "--latents", "4"), "latents"),
-    (("impute", "good.csv", "-o", "nowhere/out.csv"), "nowhere"), (("impute", "good.csv", "-o", "good.csv"), "exists"),
-    (("impute", "good.csv", "-o", "good.csv", "--force"), "the output is the input"),
-    (("fit", "vea"), "vea"), (("fit", "vae", "--data", "nist"), "nist"), (("fit", "vae", "--objective", "elbow"), "elbow"),
-    (("fit", "vae", "--hidden", "wide"), "wide"), (("fit", "vae", "--likelihood", "poisson"), "poisson"),
-    (("fit", "vae", "--batch-size", "100000"), "batch_size"), (("fit", "vae", "--device", "abacus"), "abacus"),
-    (("fit", "vae", "--likelihood", "bernoulli"), "Bernoulli"), (("fit", "bayesian_linear"), "inputs"),
-    (("fit", "vae", "--learning-rate", "-1"), "learning_rate"), (("fit", "vae", "--epochs", "0"), "epochs"),
-    (("fit", "vae", "--json", "nowhere/a.json"), "nowhere"), (("fit", "vae", "-o", "good.csv"), "exists"),
-    (("evaluate", "absent.pt"), "absent.pt"), (("evaluate", "good.csv"), "cannot be read"), (("dance",), "dance"),
-])
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("impute", "absent.csv"), "absent.csv"),
+        (("impute", "empty_column.csv"), "'b'"),
+        (("impute", "constant.csv"), "'c'"),
+        (("impute", "words.csv"), "many"),
+        (("impute", "infinite.csv"), "inf"),
+        (("impute", "complete.csv"), "no cell"),
+        (("impute", "empty_row.csv"), "line 9"),
+        (("fit", "vae", "--data", "empty_row.csv"), "line 9"),
+        (("impute", "one_row.csv"), "1 row"),
+        (("impute", "semicolons.csv"), ";"),
+        (("impute", "nothing.csv"), "empty"),
+        (("impute", "good.csv", "--latents", "4"), "latents"),
+        (("impute", "good.csv", "-o", "nowhere/out.csv"), "nowhere"),
+        (("impute", "good.csv", "-o", "good.csv"), "exists"),
+        (("impute", "good.csv", "-o", "good.csv", "--force"), "the output is the input"),
+        (("fit", "vea"), "vea"),
+        (("fit", "vae", "--data", "nist"), "nist"),
+        (("fit", "vae", "--objective", "elbow"), "elbow"),
+        (("fit", "vae", "--hidden", "wide"), "wide"),
+        (("fit", "vae", "--likelihood", "poisson"), "poisson"),
+        (("fit", "vae", "--batch-size", "100000"), "batch_size"),
+        (("fit", "vae", "--device", "abacus"), "abacus"),
+        (("fit", "vae", "--likelihood", "bernoulli"), "Bernoulli"),
+        (("fit", "bayesian_linear"), "inputs"),
+        (("fit", "vae", "--learning-rate", "-1"), "learning_rate"),
+        (("fit", "vae", "--epochs", "0"), "epochs"),
+        (("fit", "vae", "--json", "nowhere/a.json"), "nowhere"),
+        (("fit", "vae", "-o", "good.csv"), "exists"),
+        (("evaluate", "absent.pt"), "absent.pt"),
+        (("evaluate", "good.csv"), "cannot be read"),
+        (("dance",), "dance"),
+    ],
+)
 def test_a_wrong_input_ends_with_a_message_and_exit_code_2(ppvae_, words, says, tmp_path):
     bad_tables()
     there = {p.name: p.read_bytes() for p in tmp_path.iterdir()}

@@ -44,8 +44,11 @@ def test_check_passes(made):
 def test_story_and_guide_have_the_same_latents(made):
     entries, _ = data(made)
     traces = run(made, enter(made, entries))
-    latents = [n for n, s in traces.model.nodes.items() if s["type"] == "sample" and not s["is_observed"]
-               and not poutine.util.site_is_subsample(s)]
+    latents = [
+        n
+        for n, s in traces.model.nodes.items()
+        if s["type"] == "sample" and not s["is_observed"] and not poutine.util.site_is_subsample(s)
+    ]
     assert sorted(latents) == sorted(name for name, _ in traces.drawn()) and latents
 
 
@@ -55,8 +58,11 @@ def test_the_story_generates_and_stays_near_what_it_says(made):
     x = entries.pop("x")
     trace = poutine.trace(made.model).get_trace(size=4000, **entries)
     conditional = trace.nodes["x"]["fn"].mean.detach()
-    if not any(is_global(s) for n, s in trace.nodes.items() if n not in ("x", "_INPUT", "_RETURN") and s["type"] == "sample"
-               and not poutine.util.site_is_subsample(s)):
+    if not any(
+        is_global(s)
+        for n, s in trace.nodes.items()
+        if n not in ("x", "_INPUT", "_RETURN") and s["type"] == "sample" and not poutine.util.site_is_subsample(s)
+    ):
         error = ((x.var(0) + conditional.var(0)) / 4000).sqrt()
         assert ((x.mean(0) - conditional.mean(0)).abs() < 5 * error + 1e-12).all()
     assert x.isfinite().all()
@@ -127,7 +133,9 @@ def test_the_bound_rises_with_particles_and_stays_below_the_truth(made):
     if not local(made, entries):
         pytest.skip("a global latent: no importance-weighted bound")
     with torch.no_grad():
-        bounds = {p: torch.stack([ppvae.iw_elbo(p)(made, entries, {"x": mask}).mean() for _ in range(60)]) for p in (1, 8, 64)}
+        bounds = {
+            p: torch.stack([ppvae.iw_elbo(p)(made, entries, {"x": mask}).mean() for _ in range(60)]) for p in (1, 8, 64)
+        }
     low, middle, high = bounds.values()
     error = max(b.std() / math.sqrt(60) for b in bounds.values()) + 1e-12  # rounding, where nothing varies
     assert low.mean() < middle.mean() + 5 * error < high.mean() + 10 * error
@@ -208,7 +216,7 @@ def test_nuts_on_the_factor_analysis_story_finds_the_exact_posterior():
     entries, mask = data(made, rows=3)
     mcmc = MCMC(NUTS(made.model, jit_compile=False), num_samples=400, warmup_steps=100, disable_progbar=True)
     mcmc.run(entries["x"], mask)
-    z = mcmc.get_samples()["z"].squeeze(-1).squeeze(-1)                              # (S, N)
+    z = mcmc.get_samples()["z"].squeeze(-1).squeeze(-1)  # (S, N)
     q = ppvae.exact.posterior(made.decoder.W, made.decoder.loc, made.decoder.scale, entries["x"], mask)
     sd = q.variance.squeeze(-1).sqrt().detach()
     assert ((z.mean(0) - q.mean.squeeze(-1)).abs() < 5 * sd / math.sqrt(400 / 4)).all()  # an effective draw in four

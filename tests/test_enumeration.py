@@ -88,7 +88,9 @@ def test_a_label_that_some_rows_show(objective, sizes):
     seen = torch.arange(sizes[2]) % 2 == 0
     truth = torch.where(seen, joint.gather(1, y[:, None]).squeeze(1), joint.logsumexp(1))
     close(objective(pair, {"x": x, "y": y}, {"x": mask, "y": seen}), truth)
-    close(objective(pair, {"x": x, "y": torch.where(seen, y.double(), math.nan)}, {"x": mask}), truth)  # NaN says it too
+    close(
+        objective(pair, {"x": x, "y": torch.where(seen, y.double(), math.nan)}, {"x": mask}), truth
+    )  # NaN says it too
     close(objective(pair, {"x": x, "y": y}, {"x": mask}), joint.gather(1, y[:, None]).squeeze(1))
 
 
@@ -110,7 +112,7 @@ def test_a_one_hot_label(objective):
     def story(numbers, x=None, y=None, mask=True, *, size=1):
         N = size if x is None else len(x)
         with pyro.plate("data", N, dim=-2):
-            seen = None if y is None else y.unsqueeze(-2)                                 # (N, 1, C)
+            seen = None if y is None else y.unsqueeze(-2)  # (N, 1, C)
             y = pyro.sample("y", dist.OneHotCategorical(logits=numbers.logits.expand(1, -1)), obs=seen, infer=PARALLEL)
             with pyro.plate("features", numbers.loc.shape[1], dim=-1), poutine.mask(mask=mask):
                 return pyro.sample("x", dist.Normal((y @ numbers.loc).squeeze(-2), 1.0), obs=x)
@@ -128,7 +130,7 @@ def test_a_one_hot_label(objective):
 
 def analysers(numbers, x=None, mask=True, *, size=1):
     """y ~ Categorical(logits),  z | y ~ N(center_y, I),  x | y, z ~ N(W_y z + loc_y, scale^2).   W (C, D, K)"""
-    N, (C, D, K) = size if x is None else len(x), numbers.W.shape
+    N, D = size if x is None else len(x), numbers.W.shape[1]
     with pyro.plate("data", N, dim=-2):
         y = pyro.sample("y", dist.Categorical(logits=numbers.logits), infer=PARALLEL)
         z = pyro.sample("z", dist.Normal(pick(numbers.center, y).unsqueeze(-2), 1.0).to_event(1))
@@ -145,8 +147,14 @@ def analysers_joint(n, x, mask, y, z):
 
 def numbers_of_analysers(C=3, D=4, K=2, seed=5, **more):
     torch.manual_seed(seed)
-    return Numbers(logits=torch.randn(C), W=torch.randn(C, D, K), loc=torch.randn(C, D), center=torch.randn(C, K),
-                   log_scale=0.3 * torch.randn(D) - 0.3, **more)
+    return Numbers(
+        logits=torch.randn(C),
+        W=torch.randn(C, D, K),
+        loc=torch.randn(C, D),
+        center=torch.randn(C, K),
+        log_scale=0.3 * torch.randn(D) - 0.3,
+        **more,
+    )
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
@@ -166,7 +174,7 @@ def test_y_summed_in_the_story_under_a_z_drawn_by_the_guide(objective, N):
     torch.manual_seed(1)
     z = run(pair, enter(pair, x, mask), objective.particles).guide.nodes["z"]["value"].reshape(-1, N, 2)
     loc = torch.where(mask, x, 0.0) @ pair.q.A
-    z = loc + pair.q.log_scale.exp() * ((z - loc) / pair.q.log_scale.exp()).detach()      # the same draws, reparametrised
+    z = loc + pair.q.log_scale.exp() * ((z - loc) / pair.q.log_scale.exp()).detach()  # the same draws, reparametrised
     weights = torch.stack([analysers_joint(n, x, mask, y, z) for y in range(3)]).logsumexp(0)
     weights = weights - dist.Normal(loc, pair.q.log_scale.exp()).log_prob(z).sum(-1)
     P = objective.particles
@@ -181,18 +189,22 @@ def test_y_summed_in_the_story_under_a_z_drawn_by_the_guide(objective, N):
 
 def class_evidence(n, x, mask):
     """log p(x_o, y), (N, C), through the dense covariance of each class."""
-    columns = [dense_log_evidence(W, loc + W @ center, n.log_scale.exp(), x, mask)
-               for W, loc, center in zip(n.W, n.loc, n.center, strict=True)]
+    columns = [
+        dense_log_evidence(W, loc + W @ center, n.log_scale.exp(), x, mask)
+        for W, loc, center in zip(n.W, n.loc, n.center, strict=True)
+    ]
     return n.logits.log_softmax(0) + torch.stack(columns, 1)
 
 
 def exact_guide(numbers, x, mask=True):
     """q(y | x) and q(z | x, y), both exact: y enumerated, z drawn for each y."""
     seen = torch.ones_like(x, dtype=torch.bool) if mask is True else mask
-    posteriors = [dense_posterior(W, loc + W @ center, numbers.log_scale.exp(), x, seen)
-                  for W, loc, center in zip(numbers.W, numbers.loc, numbers.center, strict=True)]
-    mean = torch.stack([m for m, _ in posteriors]) + numbers.center[:, None]              # (C, N, K)
-    covariance = torch.stack([c for _, c in posteriors])                                  # (C, N, K, K)
+    posteriors = [
+        dense_posterior(W, loc + W @ center, numbers.log_scale.exp(), x, seen)
+        for W, loc, center in zip(numbers.W, numbers.loc, numbers.center, strict=True)
+    ]
+    mean = torch.stack([m for m, _ in posteriors]) + numbers.center[:, None]  # (C, N, K)
+    covariance = torch.stack([c for _, c in posteriors])  # (C, N, K, K)
     row = torch.arange(len(x))
     with pyro.plate("data", len(x), dim=-2):
         y = pyro.sample("y", dist.Categorical(logits=class_evidence(numbers, x, seen)[:, None]), infer=PARALLEL)
@@ -231,7 +243,9 @@ def class_guide(q, x, y=None, mask=True):
 
 def class_pair(story=analysers, guide=class_guide):
     n = numbers_of_analysers()
-    return ppvae.Pair(story, guide, numbers=n, q=Numbers(B=torch.randn(4, 3), A=0.5 * torch.randn(3, 4, 2), log_scale=torch.zeros(2)))
+    return ppvae.Pair(
+        story, guide, numbers=n, q=Numbers(B=torch.randn(4, 3), A=0.5 * torch.randn(3, 4, 2), log_scale=torch.zeros(2))
+    )
 
 
 def draws_of(pair, x, mask, particles, N):
@@ -254,7 +268,9 @@ def test_elbo_of_an_enumerated_y_is_the_sum_under_q_written_out(particles, N):
     log_q = (torch.where(mask, x, 0.0) @ pair.q.B).log_softmax(1)
     truth = 0.0
     for y in range(3):
-        inner = analysers_joint(pair.numbers, x, mask, y, z[y]) - dist.Normal(loc[y], pair.q.log_scale.exp()).log_prob(z[y]).sum(-1)
+        inner = analysers_joint(pair.numbers, x, mask, y, z[y]) - dist.Normal(loc[y], pair.q.log_scale.exp()).log_prob(
+            z[y]
+        ).sum(-1)
         truth = truth + log_q[:, y].exp() * (inner.mean(0) - log_q[:, y])
     close(bound, truth)
     for ours, brute in zip(gradients(bound, pair), gradients(truth, pair), strict=True):
@@ -289,8 +305,13 @@ def test_an_importance_weight_sums_y_under_the_story(particles):
         bound = ppvae.iw_elbo(particles)(pair, x, mask)
     torch.manual_seed(1)
     loc, z = draws_of(pair, x, mask, particles, 5)
-    weights = torch.stack([analysers_joint(pair.numbers, x, mask, y, z[y]) - dist.Normal(loc[y], pair.q.log_scale.exp())
-                           .log_prob(z[y]).sum(-1) for y in range(3)]).logsumexp(0)
+    weights = torch.stack(
+        [
+            analysers_joint(pair.numbers, x, mask, y, z[y])
+            - dist.Normal(loc[y], pair.q.log_scale.exp()).log_prob(z[y]).sum(-1)
+            for y in range(3)
+        ]
+    ).logsumexp(0)
     truth = weights.logsumexp(0) - math.log(particles)
     close(bound, truth)
     for ours, brute in zip(gradients(bound, pair), gradients(truth, pair), strict=True):
@@ -343,7 +364,10 @@ def features_mixture(numbers, x=None, mask=True, *, size=1):
 def features_guide(numbers, x, mask=True):
     """q(w_nd | x_nd), exact."""
     with pyro.plate("data", len(x), dim=-2), pyro.plate("features", x.shape[1], dim=-1):
-        logits = numbers.logits.log_softmax(1) + dist.Normal(numbers.loc, 1.0).log_prob(x[..., None]) * torch.as_tensor(mask)[..., None]
+        logits = (
+            numbers.logits.log_softmax(1)
+            + dist.Normal(numbers.loc, 1.0).log_prob(x[..., None]) * torch.as_tensor(mask)[..., None]
+        )
         pyro.sample("w", dist.Categorical(logits=logits), infer=PARALLEL)
 
 
@@ -359,7 +383,7 @@ def test_a_latent_of_each_feature_is_summed_before_the_features_multiply(objecti
     pair = ppvae.Pair(features_mixture, guide, numbers=n)
     x, mask = 2 * torch.randn(N, D), torch.rand(N, D) > 0.3
     mask[0, 0] = False
-    each = n.logits.log_softmax(1) + dist.Normal(n.loc, 1.0).log_prob(x[..., None])       # (N, D, C)
+    each = n.logits.log_softmax(1) + dist.Normal(n.loc, 1.0).log_prob(x[..., None])  # (N, D, C)
     truth = (each.logsumexp(2) * mask).sum(1)
     close(objective(pair, x, mask), truth)
     if N > 1 and D > 1:
@@ -382,9 +406,11 @@ def test_a_product_over_features_of_their_own_latents_is_refused():
     x = torch.randn(4, 3)
     with pytest.raises(ppvae.Problem, match="every combination"):
         ppvae.elbo()(ppvae.Pair(story, features_guide, numbers=n), x)
-    each = n.logits.log_softmax(1)[:, None] + dist.Normal(n.loc[:, None] + torch.tensor([0.0, 1.0])[:, None], 1.0).log_prob(x[..., None, None])
-    truth = (each.logsumexp(3).sum(1) + torch.tensor([0.7, 0.3]).log()).logsumexp(1)     # (N, D, S, C)
-    close(ppvae.elbo()(ppvae.Pair(story, numbers=n), x), truth)                           # the story alone: exact
+    each = n.logits.log_softmax(1)[:, None] + dist.Normal(
+        n.loc[:, None] + torch.tensor([0.0, 1.0])[:, None], 1.0
+    ).log_prob(x[..., None, None])
+    truth = (each.logsumexp(3).sum(1) + torch.tensor([0.7, 0.3]).log()).logsumexp(1)  # (N, D, S, C)
+    close(ppvae.elbo()(ppvae.Pair(story, numbers=n), x), truth)  # the story alone: exact
     with torch.no_grad():
         close(ppvae.iw_elbo(1)(ppvae.Pair(story, features_guide, numbers=n), x), truth)
 
@@ -400,15 +426,15 @@ def chain(numbers, x=None, mask=True, *, size=1):
     with pyro.plate("data", N, dim=-2):
         for t in pyro.markov(range(T)):
             h = pyro.sample(f"h{t}", dist.Categorical(logits=pick(numbers.logits, h).unsqueeze(-2)), infer=PARALLEL)
-            with poutine.mask(mask=mask[:, t:t + 1]):
-                obs = None if x is None else x[:, t:t + 1]
+            with poutine.mask(mask=mask[:, t : t + 1]):
+                obs = None if x is None else x[:, t : t + 1]
                 steps.append(pyro.sample(f"x{t}", dist.Normal(pick(numbers.loc, h).unsqueeze(-1), 1.0), obs=obs))
     return torch.cat(steps, -1)
 
 
 def forward_algorithm(numbers, x, mask):
     moves = numbers.logits.log_softmax(1)
-    emit = dist.Normal(numbers.loc, 1.0).log_prob(x[..., None]) * mask[..., None]         # (N, T, C)
+    emit = dist.Normal(numbers.loc, 1.0).log_prob(x[..., None]) * mask[..., None]  # (N, T, C)
     alpha = moves[0] + emit[:, 0]
     for t in range(1, x.shape[1]):
         alpha = (alpha[:, :, None] + moves).logsumexp(1) + emit[:, t]
@@ -518,9 +544,9 @@ def regression_guide(numbers, x, y=None, mask=True):
                 gain = slope[o] @ torch.linalg.inv(noise[o][:, o])
                 precision = 1 + gain @ slope[o]
                 rows.append(torch.stack([gain @ row[o] / precision, precision.rsqrt()]))
-            q = torch.stack(rows)                                                         # (N, 2)
+            q = torch.stack(rows)  # (N, 2)
             y = pyro.sample("y", dist.Normal(q[:, :1], q[:, 1:]))
-        precision = 1 + (mask * numbers.b**2).sum(-1, keepdim=True)                       # (N, 1)
+        precision = 1 + (mask * numbers.b**2).sum(-1, keepdim=True)  # (N, 1)
         loc = (y + (mask * numbers.b * (x - numbers.a * y)).sum(-1, keepdim=True)) / precision
         pyro.sample("z", dist.Normal(loc, precision.rsqrt()))
 
@@ -533,8 +559,13 @@ def regression_evidence(numbers, x, mask):
     slope, D = numbers.a + numbers.b, len(numbers.a)
     W = torch.stack([slope, numbers.b], 1)
     free = dense_log_evidence(W, torch.zeros(D), torch.ones(D), x, mask)
-    return free, lambda y: dist.Normal(0.0, 1.0).log_prob(y) + dense_log_evidence(
-        numbers.b[:, None], torch.zeros(D), torch.ones(D), x - slope * y[:, None], mask)
+    return (
+        free,
+        lambda y: (
+            dist.Normal(0.0, 1.0).log_prob(y)
+            + dense_log_evidence(numbers.b[:, None], torch.zeros(D), torch.ones(D), x - slope * y[:, None], mask)
+        ),
+    )
 
 
 @bounds
@@ -709,7 +740,9 @@ def test_a_discrete_draw_without_enumeration_has_no_gradient():
         with pyro.plate("data", len(x), dim=-2):
             pyro.sample("y", dist.Categorical(logits=(x @ q.B).unsqueeze(-2)))
 
-    pair, x, mask = gaussian_mixture(story=lambda numbers, x=None, mask=True, *, size=1: mixture(numbers, x, None, mask, size=size))
+    pair, x, mask = gaussian_mixture(
+        story=lambda numbers, x=None, mask=True, *, size=1: mixture(numbers, x, None, mask, size=size)
+    )
     pair = ppvae.Pair(pair._functions["model"], guide, numbers=pair.numbers, q=Numbers(B=torch.randn(4, 3)))
     for objective in OBJECTIVES:
         with pytest.raises(ppvae.Problem, match="Categorical, which cannot be reparametrised"):
@@ -785,6 +818,8 @@ def test_pairs_with_sums_pass_the_check_and_learn(compile):
     result = ppvae.fit(pair, x, epochs=40, batch_size=60, learning_rate=0.2, compile=compile)
     full = torch.ones(120, 2, dtype=torch.bool)
     after = mixture_joint(pair.numbers, x, full).logsumexp(1).mean()
-    best = torch.stack([dist.Normal(m, 1.0).log_prob(h).sum(1).mean() for m, h in ((x[:60].mean(0), x[:60]), (x[60:].mean(0), x[60:]))])
+    best = torch.stack(
+        [dist.Normal(m, 1.0).log_prob(h).sum(1).mean() for m, h in ((x[:60].mean(0), x[:60]), (x[60:].mean(0), x[60:]))]
+    )
     assert result.step == ("staged" if compile == "auto" else "eager: compile='off'")
     assert before < after - 1 and abs(after - (best.mean() - math.log(2))) < 0.05

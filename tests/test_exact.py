@@ -104,9 +104,7 @@ def test_evidence_is_joint_over_posterior_at_any_z(pattern):
     mask, entries = masks(pattern)
     z = torch.randn(N, K, generator=torch.Generator().manual_seed(5), dtype=x.dtype)
     terms = torch.distributions.Normal(z @ W.T + loc, scale).log_prob(x)
-    joint = torch.where(entries, terms, 0.0).sum(-1) + torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(
-        -1
-    )
+    joint = torch.where(entries, terms, 0.0).sum(-1) + torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)
     ratio = joint - exact.posterior(W, loc, scale, x, mask).log_prob(z)
     torch.testing.assert_close(ratio, exact.log_evidence(W, loc, scale, x, mask), rtol=0, atol=1e-10)
 
@@ -180,9 +178,7 @@ def test_mean_field_minimises_the_divergence_from_the_exact_posterior(pattern):
     assert q.batch_shape == (N,) and q.event_shape == (K,)
     m, s = q.mean.clone().requires_grad_(), q.variance.log().requires_grad_()
     best = divergence(m, s.exp())
-    for gradient in torch.autograd.grad(
-        best.sum(), (m, s)
-    ):  # the divergence is convex in m and in 1 / variance
+    for gradient in torch.autograd.grad(best.sum(), (m, s)):  # the divergence is convex in m and in 1 / variance
         torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-10)
     g = torch.Generator().manual_seed(2)
     for size in (0.01, 0.3):
@@ -248,9 +244,7 @@ def test_log_evidence_keeps_single_precision_when_the_noise_is_small():
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(change, message):
-    arguments = (
-        dict(zip(("W", "loc", "scale", "x"), story(), strict=True)) | {"mask": masks("entries")[0]} | change
-    )
+    arguments = dict(zip(("W", "loc", "scale", "x"), story(), strict=True)) | {"mask": masks("entries")[0]} | change
     for verb in (exact.posterior, exact.mean_field, exact.log_evidence, exact.impute_mean):
         with pytest.raises(Problem, match=message):
             verb(**arguments)
@@ -279,9 +273,7 @@ def test_ppca_with_fewer_rows_than_features_is_the_same_as_of_the_covariance():
     values, V = np.linalg.eigh(np.cov(x.numpy().T, bias=True))
     noise = values[:-3].mean()
     np.testing.assert_allclose(fit.scale.numpy() ** 2, noise, rtol=1e-10)
-    np.testing.assert_allclose(
-        (fit.W @ fit.W.T).numpy(), (V[:, -3:] * (values[-3:] - noise)) @ V[:, -3:].T, atol=1e-10
-    )
+    np.testing.assert_allclose((fit.W @ fit.W.T).numpy(), (V[:, -3:] * (values[-3:] - noise)) @ V[:, -3:].T, atol=1e-10)
 
 
 def test_an_em_step_does_not_move_the_closed_form():
@@ -307,9 +299,7 @@ def test_em_reaches_the_closed_form_from_its_own_and_from_a_perturbed_start():
         torch.zeros(8, dtype=x.dtype),
         torch.ones(8, dtype=x.dtype),
     )
-    state, values = ascend(
-        expectation.complete(x - x.mean(0)), start, tied=True, iterations=2000, tolerance=1e-9
-    )
+    state, values = ascend(expectation.complete(x - x.mean(0)), start, tied=True, iterations=2000, tolerance=1e-9)
     assert values[0] / 300 < closed.log_likelihood - 1  # it had some way to go
     torch.testing.assert_close(values[-1:] / 300, closed.log_likelihood, rtol=0, atol=1e-6)
     torch.testing.assert_close(state.W @ state.W.T, closed.W @ closed.W.T, rtol=0, atol=1e-3)
@@ -388,9 +378,7 @@ def test_em_ends_where_the_likelihood_of_the_observed_entries_is_flat(tied):
     x = simulate(150, 8, 2, missing=0.2)
     mask = ~x.isnan()
     fit = exact.em(x, 2, tied=tied, tolerance=1e-12, iterations=20000)
-    W, loc, scale = (
-        v.clone().requires_grad_() for v in (fit.W, fit.loc, fit.scale[:1] if tied else fit.scale)
-    )
+    W, loc, scale = (v.clone().requires_grad_() for v in (fit.W, fit.loc, fit.scale[:1] if tied else fit.scale))
     value = exact.log_evidence(W, loc, scale.expand(8), x, mask).mean()
     for gradient in torch.autograd.grad(value, (W, loc, scale)):
         torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-5)
@@ -441,11 +429,7 @@ def test_em_does_not_depend_on_units_or_on_what_fills_a_missing_entry():
     mask, unit, shift = ~x.isnan(), 10.0 ** torch.arange(-4, 4).double(), 100.0
     fit = exact.em(x, 2, tolerance=0.0, iterations=20)
     for value in (0.0, 1e6, math.inf):
-        assert all(
-            map(
-                torch.equal, fit, exact.em(torch.where(mask, x, value), 2, mask, tolerance=0.0, iterations=20)
-            )
-        )
+        assert all(map(torch.equal, fit, exact.em(torch.where(mask, x, value), 2, mask, tolerance=0.0, iterations=20)))
     other = exact.em(x * unit + shift, 2, tolerance=0.0, iterations=20)
     torch.testing.assert_close(other.scale, fit.scale * unit, rtol=1e-6, atol=0)
     torch.testing.assert_close(other.loc, fit.loc * unit + shift, rtol=1e-6, atol=1e-6)
@@ -486,9 +470,7 @@ def test_single_precision_comes_back_in_single_precision():
     x = simulate(100, 8, 2, missing=0.2)
     double, single = exact.em(x, 2), exact.em(x.float(), 2)
     assert {v.dtype for v in single} == {torch.float32} and {v.dtype for v in double} == {torch.float64}
-    torch.testing.assert_close(
-        single.log_likelihood[-1].double(), double.log_likelihood[-1], rtol=0, atol=1e-4
-    )
+    torch.testing.assert_close(single.log_likelihood[-1].double(), double.log_likelihood[-1], rtol=0, atol=1e-4)
     assert exact.ppca(simulate(100, 6, 2).float(), 2).W.dtype == torch.float32
     assert exact.em(torch.randint(0, 9, (50, 4)), 1, tied=True).W.dtype == torch.get_default_dtype()
 
@@ -601,10 +583,7 @@ def test_em_agrees_with_scikit_learn_on_frey_faces(frey):
     seconds = time.perf_counter() - start
     reference = decomposition.FactorAnalysis(43, tol=1e-4, svd_method="lapack").fit(frey.numpy())
     gap = reference.score(frey.numpy()) - fit.log_likelihood[-1].item()
-    print(
-        f"\n{len(fit.log_likelihood) - 1} iterations, {seconds:.2f} s, "
-        f"{gap:.1e} nats per row under scikit-learn"
-    )
+    print(f"\n{len(fit.log_likelihood) - 1} iterations, {seconds:.2f} s, {gap:.1e} nats per row under scikit-learn")
     assert abs(gap) < 1e-4
     assert (fit.log_likelihood.diff() >= -1e-9).all()
 

@@ -44,8 +44,13 @@ def test_the_same_data_in_any_form_give_the_same_fit(form):
     mask = torch.rand(x.shape) > 0.2
     mask[:, 0] = True
     holes = torch.where(mask, x, torch.nan)
-    given = {"tensor": (holes, None), "array": (holes.numpy(), None), "frame": (pd.DataFrame(holes.numpy()), None),
-             "mask": (x, mask.numpy()), "mapping": ({"x": x}, {"x": mask})}[form]
+    given = {
+        "tensor": (holes, None),
+        "array": (holes.numpy(), None),
+        "frame": (pd.DataFrame(holes.numpy()), None),
+        "mask": (x, mask.numpy()),
+        "mapping": ({"x": x}, {"x": mask}),
+    }[form]
     made = pair("factor_analysis_exact", features=6, latents=2)
     bounds = [r["bound"] for r in ppvae.fit(made, *given, epochs=3, batch_size=16).history]
     again = pair("factor_analysis_exact", features=6, latents=2)
@@ -65,7 +70,10 @@ print([r["bound"].hex() for r in result.history], ppvae.condition(pair, x).log_e
 
 
 def test_the_same_seed_gives_the_same_bits_in_one_process_and_in_two():
-    runs = [subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True).stdout for _ in range(2)]
+    runs = [
+        subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
     torch.set_default_dtype(torch.float32)
     made = [None, None]
     for i in range(2):
@@ -75,7 +83,9 @@ def test_the_same_seed_gives_the_same_bits_in_one_process_and_in_two():
         torch.rand(i + 1)  # the global generator's state is not what counts
         result = ppvae.fit(one, x, epochs=3, batch_size=16, seed=7)
         torch.manual_seed(5)
-        made[i] = f"{[r['bound'].hex() for r in result.history]} {ppvae.condition(one, x).log_evidence(10).sum().item().hex()}\n"
+        made[i] = (
+            f"{[r['bound'].hex() for r in result.history]} {ppvae.condition(one, x).log_evidence(10).sum().item().hex()}\n"
+        )
     assert runs[0] == runs[1] == made[0] == made[1]
 
 
@@ -113,7 +123,9 @@ def test_an_interrupted_fit_goes_on_bit_for_bit(tmp_path):
     with pytest.raises(Interrupted):
         ppvae.fit(cut, x, epochs=6, batch_size=16, held_out=0.2, checkpoint=tmp_path / "run.ckpt", redraw=bernoulli)
     again = pair("vae", features=6, seed=9)
-    resumed = ppvae.fit(again, x, epochs=6, batch_size=16, held_out=0.2, checkpoint=tmp_path / "run.ckpt", redraw=lambda p: p)
+    resumed = ppvae.fit(
+        again, x, epochs=6, batch_size=16, held_out=0.2, checkpoint=tmp_path / "run.ckpt", redraw=lambda p: p
+    )
     assert [r["bound"] for r in resumed.history] == [r["bound"] for r in undisturbed.history]
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True))
     with pytest.raises(ppvae.Problem, match="another fit"):
@@ -145,7 +157,9 @@ def test_ctrl_c_keeps_the_parameters_of_the_last_whole_epoch():
 def test_early_stopping_keeps_the_best_parameters_on_held_out_rows():
     x = rows(N=40)
     made = pair("vae", features=6, likelihood="normal", hidden=(64,))
-    result = ppvae.fit(made, x, epochs=300, batch_size=20, learning_rate=2e-2, held_out=0.25, patience=10, schedule="constant")
+    result = ppvae.fit(
+        made, x, epochs=300, batch_size=20, learning_rate=2e-2, held_out=0.25, patience=10, schedule="constant"
+    )
     bounds = [r["held_out"] for r in result.history]
     assert result.stopped == "held-out bound" and len(bounds) < 300
     assert bounds.index(max(bounds)) == len(bounds) - 11
@@ -285,8 +299,16 @@ def test_a_bound_that_is_not_finite_is_refused_and_the_parameters_are_kept():
 
 GOOD = {"epochs": 1}
 BAD = {
-    "an infinity": (lambda x: x.index_put((torch.tensor([3]), torch.tensor([1])), torch.tensor(torch.inf)), {}, "row 3, column 1"),
-    "a column never observed": (lambda x: x.index_fill(1, torch.tensor([2]), torch.nan), {}, "column 2 is of x never|column 2"),
+    "an infinity": (
+        lambda x: x.index_put((torch.tensor([3]), torch.tensor([1])), torch.tensor(torch.inf)),
+        {},
+        "row 3, column 1",
+    ),
+    "a column never observed": (
+        lambda x: x.index_fill(1, torch.tensor([2]), torch.nan),
+        {},
+        "column 2 is of x never|column 2",
+    ),
     "a constant column": (lambda x: x.index_fill(1, torch.tensor([4]), 1.5), {}, "column 4 is"),
     "one column too few": (lambda x: x[:, :5], {}, "5 columns"),
     "three dims": (lambda x: x[None], {}, "rows first"),

@@ -70,7 +70,9 @@ def test_the_elbo_of_a_wrong_guide_is_log_p_minus_its_kl():
     q = pair.encoder(torch.where(mask, x, 0.0))
     mean, covariance = dense_posterior(d.W, d.loc, d.scale, x, mask)
     p = torch.distributions.MultivariateNormal(mean, covariance)
-    kl = torch.distributions.kl_divergence(torch.distributions.MultivariateNormal(q.loc.squeeze(1), q.covariance_matrix.squeeze()), p)
+    kl = torch.distributions.kl_divergence(
+        torch.distributions.MultivariateNormal(q.loc.squeeze(1), q.covariance_matrix.squeeze()), p
+    )
     exact = truth(pair, x, mask) - kl
     with torch.no_grad():
         draws = torch.stack([ppvae.elbo(500)(pair, x, mask) for _ in range(40)])
@@ -91,7 +93,7 @@ def test_the_importance_weighted_bound_is_a_bound_per_row_in_minibatches():
         def estimate(size):
             return torch.cat([ppvae.iw_elbo(50)(pair, rows) for rows in x.split(size)])
 
-        batches = torch.stack([estimate(10) for _ in range(20)])                    # (R, N)
+        batches = torch.stack([estimate(10) for _ in range(20)])  # (R, N)
         whole = torch.stack([estimate(1000) for _ in range(20)])
         weights = torch.stack([ppvae.iw_elbo(50)(pair, x).exp() / exact.exp() for _ in range(200)])
     # below the truth: never by more than the Monte Carlo error above it
@@ -144,7 +146,7 @@ def test_a_global_latent_counts_once():
     with torch.no_grad():
         x = pair.model(size=N, inputs=inputs)
         scale = pair.noise.scale
-        precision = torch.eye(K) + inputs.T @ inputs / scale**2                         # Bishop 2006, eq. 3.51
+        precision = torch.eye(K) + inputs.T @ inputs / scale**2  # Bishop 2006, eq. 3.51
         covariance = torch.linalg.inv(precision)
         L = torch.linalg.cholesky(covariance)
         pair.weight.loc.copy_((covariance @ inputs.T @ x / scale**2).T)
@@ -156,8 +158,9 @@ def test_a_global_latent_counts_once():
         from ppvae.door import enter
 
         table = enter(pair, {"x": x, "inputs": inputs})
-        parts = torch.stack([sum(ppvae.elbo()(pair, table.rows(slice(i, i + 10))).sum() for i in (0, 10, 20))
-                             for _ in range(1000)])
+        parts = torch.stack(
+            [sum(ppvae.elbo()(pair, table.rows(slice(i, i + 10))).sum() for i in (0, 10, 20)) for _ in range(1000)]
+        )
     assert abs(parts.mean() - truth) < 5 * parts.std() / math.sqrt(1000)
     with pytest.raises(ppvae.Problem, match="global"):
         ppvae.iw_elbo(5)(pair, {"x": x, "inputs": inputs})
@@ -170,8 +173,14 @@ def test_stock_pyro_agrees():
     pair, x, mask = linear_gaussian("factor_analysis_diagonal")
     with torch.no_grad():
         ours = torch.stack([ppvae.elbo(200)(pair, x, mask).sum() for _ in range(30)])
-        theirs = torch.tensor([-Trace_ELBO(num_particles=200, vectorize_particles=True, max_plate_nesting=2).loss(
-            pair.model, pair.guide, torch.where(mask, x, 0.0), mask) for _ in range(30)])
+        theirs = torch.tensor(
+            [
+                -Trace_ELBO(num_particles=200, vectorize_particles=True, max_plate_nesting=2).loss(
+                    pair.model, pair.guide, torch.where(mask, x, 0.0), mask
+                )
+                for _ in range(30)
+            ]
+        )
     assert abs(ours.mean() - theirs.mean()) < 5 * math.sqrt((ours.var() + theirs.var()) / 30)
 
 

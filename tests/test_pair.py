@@ -10,11 +10,11 @@ import pyro.distributions as dist
 import pytest
 import torch
 from examples import data, pair
+from ppvae.models.factor_analysis import Decoder, model
 from pyro import poutine
 from torch import nn
 
 import ppvae
-from ppvae.models.factor_analysis import Decoder, model
 
 
 def guide(encoder, x, mask=True):
@@ -31,12 +31,15 @@ def test_a_pair_of_ones_own_in_ten_lines():
     assert ppvae.condition(mine, x).log_evidence(20).shape == (6,)
 
 
-@pytest.mark.parametrize(("modules", "says"), [
-    ({"decoder": Decoder(4, 2), "encodr": nn.Linear(4, 2)}, "'encodr'"),
-    ({"decoder": Decoder(4, 2), "training": nn.Linear(4, 2)}, "'training'"),
-    ({"decoder": Decoder(4, 2), "forward": nn.Linear(4, 2)}, "'forward'"),
-    ({"decoder": Decoder(4, 2), "encoder": torch.relu}, "not a torch.nn.Module"),
-])
+@pytest.mark.parametrize(
+    ("modules", "says"),
+    [
+        ({"decoder": Decoder(4, 2), "encodr": nn.Linear(4, 2)}, "'encodr'"),
+        ({"decoder": Decoder(4, 2), "training": nn.Linear(4, 2)}, "'training'"),
+        ({"decoder": Decoder(4, 2), "forward": nn.Linear(4, 2)}, "'forward'"),
+        ({"decoder": Decoder(4, 2), "encoder": torch.relu}, "not a torch.nn.Module"),
+    ],
+)
 def test_a_wrong_module_is_refused(modules, says):
     with pytest.raises(ppvae.Problem, match=says):
         ppvae.Pair(model, guide, **modules)
@@ -81,9 +84,14 @@ def test_a_guide_that_lacks_a_latent_is_refused_by_check():
 
 
 def test_what_fills_a_missing_entry_is_inside_the_support():
-    for make_site, support in ((lambda: dist.LogNormal(torch.zeros(3), 1.0), "positive"), (lambda: dist.Beta(torch.ones(3), 1.0), "unit"),
-                               (lambda: dist.Poisson(torch.ones(3)), "count"), (lambda: dist.Normal(torch.zeros(3), 1.0), "real"),
-                               (lambda: dist.Gamma(torch.ones(3), 1.0), "positive")):
+    for make_site, support in (
+        (lambda: dist.LogNormal(torch.zeros(3), 1.0), "positive"),
+        (lambda: dist.Beta(torch.ones(3), 1.0), "unit"),
+        (lambda: dist.Poisson(torch.ones(3)), "count"),
+        (lambda: dist.Normal(torch.zeros(3), 1.0), "real"),
+        (lambda: dist.Gamma(torch.ones(3), 1.0), "positive"),
+    ):
+
         def story(x=None, mask=True, *, size=1, make_site=make_site):
             with pyro.plate("data", size if x is None else len(x), dim=-2), pyro.plate("features", 3, dim=-1):
                 with poutine.mask(mask=mask):
@@ -128,7 +136,7 @@ def test_a_saved_pair_runs_no_code_when_it_is_loaded(tmp_path):
     ppvae.save(made, tmp_path / "a.pt")
     record = torch.load(tmp_path / "a.pt", weights_only=True)
     assert record["name"] == "vae" and record["arguments"]["hidden"] == (8,)
-    assert [f.name for f in tmp_path.iterdir()] == ["a.pt"]                             # no draft stays behind
+    assert [f.name for f in tmp_path.iterdir()] == ["a.pt"]  # no draft stays behind
 
     class Code:
         def __reduce__(self):
@@ -155,9 +163,11 @@ def test_a_pair_of_ones_own_is_not_saved_by_name(tmp_path):
 
 
 def test_importing_changes_no_global_switch():
-    code = ("import torch, pyro; a = (torch.distributions.Distribution._validate_args, torch.get_default_dtype(), len(pyro.get_param_store()));"
-            "import ppvae; b = (torch.distributions.Distribution._validate_args, torch.get_default_dtype(), len(pyro.get_param_store()));"
-            "assert a == b, (a, b)")
+    code = (
+        "import torch, pyro; a = (torch.distributions.Distribution._validate_args, torch.get_default_dtype(), len(pyro.get_param_store()));"
+        "import ppvae; b = (torch.distributions.Distribution._validate_args, torch.get_default_dtype(), len(pyro.get_param_store()));"
+        "assert a == b, (a, b)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -38,14 +38,16 @@ def test_imputations_are_draws_of_the_missing_given_the_observed(name):
     post = ppvae.condition(made, torch.where(mask, x, torch.nan))
     draws = post.impute(4000, particles=40000)
     assert draws.shape == (4000, 6, 5)
-    assert torch.equal(draws[:, mask], x[mask].expand(4000, -1))                       # observed entries: unchanged, bit for bit
+    assert torch.equal(draws[:, mask], x[mask].expand(4000, -1))  # observed entries: unchanged, bit for bit
     mean = dense_impute_mean(W, loc, scale, x, mask)
     covariance = W @ W.T + torch.diag(scale**2)
     effective = post.diagnostics(40000)["ess"].clamp(max=4000) / 2
     for n, o in enumerate(mask):
         if o.all():
             continue
-        gain = covariance[~o][:, o] @ torch.linalg.inv(covariance[o][:, o]) if o.any() else torch.zeros(int((~o).sum()), 0)
+        gain = (
+            covariance[~o][:, o] @ torch.linalg.inv(covariance[o][:, o]) if o.any() else torch.zeros(int((~o).sum()), 0)
+        )
         sd = (covariance[~o][:, ~o] - gain @ covariance[o][:, ~o]).diagonal().sqrt()
         assert ((draws[:, n, ~o].mean(0) - mean[n, ~o]).abs() < 5 * sd / effective[n].sqrt()).all()
         assert ((draws[:, n, ~o].std(0) / sd - 1).abs() < 5 / (2 * effective[n]).sqrt() + 0.05).all()
@@ -69,7 +71,7 @@ def test_the_blocks_change_nothing_but_memory(monkeypatch):
     whole = ppvae.condition(made, x, mask)
     a = torch.stack([whole.log_evidence(600) for _ in range(20)])
     mean_a = torch.stack([whole.impute_mean(300) for _ in range(20)])
-    monkeypatch.setitem(posterior.BLOCK_BYTES, "cpu", 2**18)                           # 128 cells: rows of 600 in 5 blocks
+    monkeypatch.setitem(posterior.BLOCK_BYTES, "cpu", 2**18)  # 128 cells: rows of 600 in 5 blocks
     cut = ppvae.condition(made, x, mask)
     assert len(list(cut._blocks(600))) == 40 and next(cut._blocks(600))[1] == [128, 128, 128, 128, 88]
     b = torch.stack([cut.log_evidence(600) for _ in range(20)])
@@ -90,7 +92,7 @@ def test_the_effective_sample_size_is_that_of_the_weights():
 
 def test_a_bad_proposal_shows_in_pareto_k():
     made, x, mask = linear_gaussian("factor_analysis_diagonal", N=20)
-    made.encoder.log_scale.data.fill_(-2.0)                                             # far too narrow: heavy-tailed weights
+    made.encoder.log_scale.data.fill_(-2.0)  # far too narrow: heavy-tailed weights
     assert (ppvae.condition(made, x, mask).diagnostics(1000)["pareto_k"] > 0.7).float().mean() > 0.8
 
 
@@ -134,7 +136,9 @@ def test_a_pair_without_latents_is_conditioned_too():
     by_hand = (torch.distributions.Bernoulli(logits=made.rates.logits).log_prob(x) * mask).sum(-1)
     ppvae.check(made, x, mask)
     assert torch.allclose(ppvae.condition(made, x, mask).log_evidence(3), by_hand)
-    assert torch.allclose(ppvae.elbo()(made, x, mask), by_hand) and torch.allclose(ppvae.iw_elbo(4)(made, x, mask), by_hand)
+    assert torch.allclose(ppvae.elbo()(made, x, mask), by_hand) and torch.allclose(
+        ppvae.iw_elbo(4)(made, x, mask), by_hand
+    )
     assert ppvae.condition(made, x, mask).impute(3).shape == (3, 6, 4)
     with pytest.raises(ppvae.Problem, match="no latents"):
         ppvae.condition(made, x, mask).sample()
@@ -147,7 +151,12 @@ def test_the_tree_is_read_by_the_installed_arviz(tmp_path):
     read = arviz.from_netcdf(tmp_path / "run.nc")
     groups = set(tree.children)
     assert groups == {"posterior", "posterior_predictive", "log_likelihood", "observed_data", "constant_data"}
-    assert read["posterior"]["z"].dims == ("chain", "draw", "row", "z_dim_1") and read["posterior"]["z"].shape == (1, 50, 7, 2)
+    assert read["posterior"]["z"].dims == ("chain", "draw", "row", "z_dim_1") and read["posterior"]["z"].shape == (
+        1,
+        50,
+        7,
+        2,
+    )
     assert len(arviz.summary(read)) == 14
     observed = torch.as_tensor(read["observed_data"]["x"].values)
     assert torch.equal(observed.isnan(), ~mask) and torch.equal(observed[mask], x[mask])
@@ -165,7 +174,9 @@ def test_conditioning_leaves_mode_and_validation_alone():
     assert made.training and torch.distributions.Distribution._validate_args == before
 
 
-@pytest.mark.parametrize("call", [lambda p: p.log_evidence(0), lambda p: p.sample(0), lambda p: p.impute(1.5), lambda p: p.impute_mean(-1)])
+@pytest.mark.parametrize(
+    "call", [lambda p: p.log_evidence(0), lambda p: p.sample(0), lambda p: p.impute(1.5), lambda p: p.impute_mean(-1)]
+)
 def test_counts_of_draws_are_whole_numbers(call):
     made, x, mask = linear_gaussian()
     with pytest.raises(ppvae.Problem, match="whole number"):
@@ -186,7 +197,9 @@ def test_an_entry_that_is_absent_or_partly_seen_is_drawn_from_its_posterior():
 
     made = ppvae.Pair(model)
     x = torch.tensor([[5.0, torch.nan], [-5.0, torch.nan]])
-    assert torch.allclose(ppvae.condition(made, x).impute(500)[:, :, 1].mean(0), torch.tensor([5.0, -5.0]), atol=5 / 500**0.5)
+    assert torch.allclose(
+        ppvae.condition(made, x).impute(500)[:, :, 1].mean(0), torch.tensor([5.0, -5.0]), atol=5 / 500**0.5
+    )
     seen = ppvae.condition(made, {"x": torch.full((2, 2), torch.nan), "y": torch.tensor([1.0, torch.nan])})
     draws = seen.impute(2000)
     assert abs(draws[:, 0].mean() - 5) < 5 / 2000**0.5 and abs(draws[:, 1].mean()) < 5 * 5.1 / 2000**0.5

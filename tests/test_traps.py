@@ -50,7 +50,10 @@ def guide(q, x, mask=True):
 
 def a_pair(model=story, inference=guide):
     torch.manual_seed(7)
-    modules = {"numbers": Numbers(W=torch.randn(D, K)), "q": Numbers(A=0.3 * torch.randn(D, K), log_scale=torch.zeros(K))}
+    modules = {
+        "numbers": Numbers(W=torch.randn(D, K)),
+        "q": Numbers(A=0.3 * torch.randn(D, K), log_scale=torch.zeros(K)),
+    }
     asked = {*inspect.signature(model).parameters, *inspect.signature(inference).parameters}
     return ppvae.Pair(model, inference, **{name: module for name, module in modules.items() if name in asked})
 
@@ -82,12 +85,15 @@ def test_the_pair_of_this_file_is_sound():
 
 def test_01_a_subsampled_plate_inside_a_log_mean_exp():
     """RenyiELBO of a plate with 300 rows, 10 of which are drawn, stands far above the exact evidence."""
+
     def subsampled(numbers, x=None, mask=True, *, size=1):
         n = size if x is None else len(x)
         with pyro.plate("data", n, subsample_size=min(3, n), dim=-2) as index:
             z = pyro.sample("z", dist.Normal(torch.zeros(1, K), 1.0).to_event(1))
             with pyro.plate("features", D, dim=-1):
-                return pyro.sample("x", dist.Normal((z @ numbers.W.T).squeeze(-2), 1.0), obs=None if x is None else x[index])
+                return pyro.sample(
+                    "x", dist.Normal((z @ numbers.W.T).squeeze(-2), 1.0), obs=None if x is None else x[index]
+                )
 
     def subsampled_guide(q, x, mask=True):
         with pyro.plate("data", len(x), subsample_size=3, dim=-2) as index:
@@ -141,8 +147,12 @@ def test_02_a_discrete_guide_under_an_importance_weighted_bound():
 
     x, _ = rows()
     pair = a_pair(switched, discrete)
-    for call in (lambda: ppvae.iw_elbo(5)(pair, x), lambda: ppvae.elbo()(pair, x), lambda: ppvae.check(pair, x),
-                 lambda: ppvae.fit(pair, x, epochs=1)):
+    for call in (
+        lambda: ppvae.iw_elbo(5)(pair, x),
+        lambda: ppvae.elbo()(pair, x),
+        lambda: ppvae.check(pair, x),
+        lambda: ppvae.fit(pair, x, epochs=1),
+    ):
         with pytest.raises(ppvae.Problem, match="'y' from Bernoulli, which cannot be reparametrised"):
             call()
 
@@ -195,6 +205,7 @@ def test_06_nan_under_a_mask():
 
 def test_07_a_mask_of_the_events_shape_broadcasts():
     """N == D and x one event: an (N, D) mask multiplies out to N^2 terms, in silence."""
+
     def one_event(numbers, x=None, mask=True, *, size=1):
         with pyro.plate("data", size if x is None else len(x), dim=-2):
             z = pyro.sample("z", dist.Normal(torch.zeros(1, K), 1.0).to_event(1))
@@ -202,7 +213,9 @@ def test_07_a_mask_of_the_events_shape_broadcasts():
                 obs = None if x is None else x.unsqueeze(-2)
                 return pyro.sample("x", dist.Normal(z @ numbers.W.T, 1.0).to_event(1), obs=obs)
 
-    refused(r"log-probability of 'x' has shape \(4, 4\), where \(…, 4, 1\) belongs|does not run", one_event, guide, *rows(D))
+    refused(
+        r"log-probability of 'x' has shape \(4, 4\), where \(…, 4, 1\) belongs|does not run", one_event, guide, *rows(D)
+    )
 
 
 def test_08_obs_mask_adds_a_latent_that_nothing_cancels():
@@ -358,11 +371,18 @@ def labelled(numbers, x=None, y=None, mask=True, mask_y=True, *, size=1):
 
 def test_a_mask_on_a_site_with_descendants_exceeds_the_evidence():
     torch.manual_seed(7)
-    pair, x, seen = ppvae.Pair(labelled, numbers=Numbers(W=torch.randn(D, K))), 0.1 * torch.randn(N, D), torch.arange(N) < 3
+    pair, x, seen = (
+        ppvae.Pair(labelled, numbers=Numbers(W=torch.randn(D, K))),
+        0.1 * torch.randn(N, D),
+        torch.arange(N) < 3,
+    )
     y = torch.randn(N)
     w = pair.numbers.W[:, :1]
-    exact = torch.where(seen, dist.Normal(0.0, 1.0).log_prob(y) + dist.Normal(w.T * y[:, None], 1.0).log_prob(x).sum(1),
-                        dense_log_evidence(w, torch.zeros(D), torch.ones(D), x, torch.ones(N, D, dtype=torch.bool)))
+    exact = torch.where(
+        seen,
+        dist.Normal(0.0, 1.0).log_prob(y) + dist.Normal(w.T * y[:, None], 1.0).log_prob(x).sum(1),
+        dense_log_evidence(w, torch.zeros(D), torch.ones(D), x, torch.ones(N, D, dtype=torch.bool)),
+    )
     data = {"x": x, "y": y}
     wrong = ppvae.elbo()(pair, data, {"y": seen})
     assert (wrong - exact)[3:].min() > 0.1  # above the truth where y was missing
@@ -372,8 +392,13 @@ def test_a_mask_on_a_site_with_descendants_exceeds_the_evidence():
 
 def test_a_mask_around_a_latent_that_is_enumerated():
     """It would add log C for every masked entry: 3 log 3 = 3.296."""
+
     def features(numbers, x=None, mask=True, *, size=1):
-        with pyro.plate("data", size if x is None else len(x), dim=-2), pyro.plate("features", D, dim=-1), poutine.mask(mask=mask):
+        with (
+            pyro.plate("data", size if x is None else len(x), dim=-2),
+            pyro.plate("features", D, dim=-1),
+            poutine.mask(mask=mask),
+        ):
             w = pyro.sample("w", dist.Categorical(torch.ones(3)), infer={"enumerate": "parallel"})
             return pyro.sample("x", dist.Normal(w.double() * numbers.W[:, 0], 1.0), obs=x)
 
@@ -398,7 +423,11 @@ class Autoregressive(dist.Normal):
 
 
 def autoregressive(numbers, x=None, mask=True, *, size=1):
-    with pyro.plate("data", size if x is None else len(x), dim=-2), pyro.plate("features", D, dim=-1), poutine.mask(mask=mask):
+    with (
+        pyro.plate("data", size if x is None else len(x), dim=-2),
+        pyro.plate("features", D, dim=-1),
+        poutine.mask(mask=mask),
+    ):
         return pyro.sample("x", Autoregressive(torch.zeros(1), numbers.W[0, 0].exp()), obs=x)
 
 
@@ -422,6 +451,7 @@ def test_an_entry_mask_on_dependent_features_that_do_not_say_so_is_seen_by_check
 
 def test_a_latent_that_the_guide_leaves_out_adds_no_log_p():
     """Pyro adds E log p(u) < 0, which nothing cancels; here it contributes 0, and check asks whether it was meant."""
+
     def more(numbers, x=None, mask=True, *, size=1):
         with pyro.plate("extra", size if x is None else len(x), dim=-2):
             pyro.sample("u", dist.Normal(torch.zeros(1, 1), 1.0))
@@ -451,6 +481,7 @@ def test_a_misspelt_guide_site():
 
 def test_what_is_coupled_is_no_row():
     """A graph's nodes as rows: the story of one reads the latents of the others."""
+
     def graph(numbers, x=None, mask=True, *, size=1):
         with pyro.plate("data", size if x is None else len(x), dim=-2):
             z = pyro.sample("z", dist.Normal(torch.zeros(1, K), 1.0).to_event(1))
@@ -467,6 +498,7 @@ def test_what_is_coupled_is_no_row():
 
 def test_a_global_weight_under_particles():
     """inputs @ W.mT with W (P, 1, 1, D, K) makes a dim too many; the einsum does not."""
+
     def linear(numbers, x=None, mask=True, *, inputs, size=1):
         W = pyro.sample("W", dist.Normal(torch.zeros(D, K), 1.0).to_event(2))
         with pyro.plate("data", size if x is None else len(x), dim=-2):
@@ -492,7 +524,9 @@ def test_pyrosample_priors_are_refused():
         ppvae.Pair(story, guide, numbers=Bayesian(), q=Numbers(A=torch.zeros(D, K), log_scale=torch.zeros(K)))
 
 
-@pytest.mark.parametrize("observe", [lambda m, x: poutine.condition(m, {"x": x}), lambda m, x: pyro.condition(m, {"x": x})])
+@pytest.mark.parametrize(
+    "observe", [lambda m, x: poutine.condition(m, {"x": x}), lambda m, x: pyro.condition(m, {"x": x})]
+)
 def test_conditioning_without_a_size_would_share_one_latent(observe):
     pair, (x, _) = a_pair(), rows()
     with pytest.raises(ppvae.Problem, match="without `size`"):
@@ -504,6 +538,7 @@ def test_conditioning_without_a_size_would_share_one_latent(observe):
 @pytest.mark.parametrize("side", ["story", "guide"])
 def test_a_missing_to_event(side):
     """At dim -2 nothing in Pyro objects: the latent's coordinates stand where features do."""
+
     def flat(numbers, x=None, mask=True, *, size=1):
         with pyro.plate("data", size if x is None else len(x), dim=-2):
             z = pyro.sample("z", dist.Normal(torch.zeros(1, K), 1.0))
@@ -514,8 +549,10 @@ def test_a_missing_to_event(side):
         with pyro.plate("data", len(x), dim=-2):
             pyro.sample("z", dist.Normal(x @ q.A, q.log_scale.exp()))
 
-    refused(r"log-probability of 'z' has shape \(6, 2\)|does not run",
-            *((flat, flat_guide) if side == "story" else (story, flat_guide)))
+    refused(
+        r"log-probability of 'z' has shape \(6, 2\)|does not run",
+        *((flat, flat_guide) if side == "story" else (story, flat_guide)),
+    )
 
 
 def test_a_mask_around_the_whole_story():
@@ -572,6 +609,7 @@ def test_values_outside_the_support_are_refused_and_gaps_are_filled_inside_it():
 
 def test_a_density_in_a_delta_counts():
     """Pyro's KL of a Delta leaves out its log_density, where the Jacobian of a flow stands: the bound would exceed log p."""
+
     def flow(q, x, mask=True):
         with pyro.plate("data", len(x), dim=-2):
             e = pyro.sample("e", dist.Normal(torch.zeros(len(x), 1, K), 1.0).to_event(1), infer={"is_auxiliary": True})
@@ -595,6 +633,7 @@ def test_a_density_in_a_delta_counts():
 
 def test_what_torch_cannot_stage_is_stepped_eagerly_with_the_reason():
     """VonMises rejects in a loop over values: no graph; the fit still runs and says why."""
+
     def circular(numbers, x=None, *, size=1):
         with pyro.plate("data", size if x is None else len(x), dim=-2):
             angle = pyro.sample("angle", dist.Normal(torch.zeros(1, 1), 1.0))

@@ -15,8 +15,12 @@ from ppvae.cli.info import info, list_pairs
 from ppvae.cli.shared import errors
 from ppvae.errors import Caution, Problem
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
-                  help="Deep latent variable models as Pyro programs: fit, condition and check them.")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Deep latent variable models as Pyro programs: fit, condition and check them.",
+)
 app.command()(demo)
 app.command("list")(list_pairs)
 app.command()(info)

@@ -20,7 +20,9 @@ SHOWN = 8  # digits in the picture
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the picture and the draws.", file_okay=False)] = Path("demo"),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the picture and the draws.", file_okay=False)
+    ] = Path("demo"),
     seed: Seed = 0,
     device: Device = "auto",
     json: Json = None,
@@ -33,14 +35,20 @@ def demo(
     seen, mask = ppvae.data.mcar(train, 0.5, seed=seed), ppvae.data.mcar(test, 0.5, seed=seed + 1)
     where = device_of(device)
     test, mask = test.to(where), mask.to(where)
-    console.print(f"digits: {len(train)} training and {len(test)} test rows of {digits.features} pixels ({digits.scaling}), half missing")
+    console.print(
+        f"digits: {len(train)} training and {len(test)} test rows of {digits.features} pixels ({digits.scaling}), half missing"
+    )
 
     torch.manual_seed(seed)
     pairs = {
-        "factor analysis, exact": (ppvae.make("factor_analysis_exact", digits.features, 16),
-                                   {"epochs": 60, "learning_rate": 2e-2}),
-        "VAE": (ppvae.make("vae", digits.features, 16, hidden=(256, 128), likelihood="normal"),
-                {"epochs": 300, "objective": ppvae.iw_elbo(5), "learning_rate": 1e-3}),
+        "factor analysis, exact": (
+            ppvae.make("factor_analysis_exact", digits.features, 16),
+            {"epochs": 60, "learning_rate": 2e-2},
+        ),
+        "VAE": (
+            ppvae.make("vae", digits.features, 16, hidden=(256, 128), likelihood="normal"),
+            {"epochs": 300, "objective": ppvae.iw_elbo(5), "learning_rate": 1e-3},
+        ),
     }
     completed = {"column mean": torch.where(mask, test, _column_mean(train, seen).to(where))}
     posteriors = {}
@@ -49,8 +57,10 @@ def demo(
         result = ppvae.fit(pair, train, seen, seed=seed, device=device, **options)
         posteriors[name] = ppvae.condition(pair, test, mask)
         completed[name] = posteriors[name].impute_mean(1000)
-        console.print(f"{name}: bound {result.history[-1]['bound']:.2f} nats per row after {len(result.history)} epochs, "
-                      f"{time.perf_counter() - began:.0f} s")
+        console.print(
+            f"{name}: bound {result.history[-1]['bound']:.2f} nats per row after {len(result.history)} epochs, "
+            f"{time.perf_counter() - began:.0f} s"
+        )
     errors = {name: _squared_error(test, rows, mask) for name, rows in completed.items()}
     shown = Table("imputation", "mean squared error of a missing pixel × 1000", "± standard error")
     for name, error in errors.items():
@@ -76,14 +86,25 @@ def _squared_error(x: Tensor, completed: Tensor, mask: Tensor) -> Tensor:
     return ((completed - x).square() * ~mask).sum(1) / (~mask).sum(1)
 
 
-def _draw(path: str, x: Tensor, mask: Tensor, completed: dict[str, Tensor], spread: dict[str, Tensor], errors: dict[str, Tensor]) -> None:
+def _draw(
+    path: str,
+    x: Tensor,
+    mask: Tensor,
+    completed: dict[str, Tensor],
+    spread: dict[str, Tensor],
+    errors: dict[str, Tensor],
+) -> None:
     """Rows of images: what was there, what was seen, what each method puts back, and how unsure it says it is."""
     from matplotlib.figure import Figure
 
-    lines: list[tuple[str, Tensor, dict[str, Any]]] = [("original", x, {"cmap": "gray", "vmin": 0, "vmax": 1}),
-                                                       ("observed half", torch.where(mask, x, torch.nan), {"cmap": "gray", "vmin": 0, "vmax": 1})]
-    lines += [(f"{name}\nMSE {1000 * errors[name].mean():.1f} / 1000", rows, {"cmap": "gray", "vmin": 0, "vmax": 1})
-              for name, rows in completed.items()]
+    lines: list[tuple[str, Tensor, dict[str, Any]]] = [
+        ("original", x, {"cmap": "gray", "vmin": 0, "vmax": 1}),
+        ("observed half", torch.where(mask, x, torch.nan), {"cmap": "gray", "vmin": 0, "vmax": 1}),
+    ]
+    lines += [
+        (f"{name}\nMSE {1000 * errors[name].mean():.1f} / 1000", rows, {"cmap": "gray", "vmin": 0, "vmax": 1})
+        for name, rows in completed.items()
+    ]
     top = float(max(s[:SHOWN].max() for s in spread.values()))
     lines += [(f"{name}\nposterior sd", sd, {"cmap": "viridis", "vmin": 0, "vmax": top}) for name, sd in spread.items()]
     figure = Figure(figsize=(1.05 * SHOWN + 2.6, 1.12 * len(lines)), layout="constrained")

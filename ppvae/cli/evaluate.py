@@ -26,7 +26,9 @@ CHUNK = 100  # rows scored between two steps of the progress line
 
 def evaluate(
     file: Annotated[Path, typer.Argument(help="A pair that `ppvae fit` wrote.")],
-    data: Annotated[str | None, typer.Option(help="A data set by name or a CSV file; default: the one it was fitted to.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="A data set by name or a CSV file; default: the one it was fitted to.")
+    ] = None,
     particles: Particles = 5000,
     rows: Rows = 1000,
     seed: Seed = 0,
@@ -34,7 +36,9 @@ def evaluate(
     json: Json = None,
 ) -> None:
     """Score a saved pair on the test rows of its data: ELBO, log-evidence, diagnostics, in nats per row."""
-    figures = Figures("evaluate", {"file": str(file), "data": data, "particles": particles, "rows": rows, "seed": seed}, json)
+    figures = Figures(
+        "evaluate", {"file": str(file), "data": data, "particles": particles, "rows": rows, "seed": seed}, json
+    )
     pair, notes = read(file)
     name = data or notes.get("data")
     if name is None:
@@ -51,10 +55,18 @@ def score(pair: Pair, rows_of: Source, particles: int, rows: int, seed: int) -> 
     chosen = torch.randperm(total)[: rows or total].sort().values
     entries = {name: value[chosen] for name, value in entries.items()}
     began = time.perf_counter()
-    figures: dict[str, Any] = {"data": rows_of.name, "scaling": rows_of.scaling, "rows": len(chosen), "test_rows": total, "seed": seed}
+    figures: dict[str, Any] = {
+        "data": rows_of.name,
+        "scaling": rows_of.scaling,
+        "rows": len(chosen),
+        "test_rows": total,
+        "seed": seed,
+    }
     bound, evidence, trust = [], [], []
     pair.eval()
-    for start in track(range(0, len(chosen), CHUNK), "scoring", console=errors, transient=True, disable=not errors.is_terminal):
+    for start in track(
+        range(0, len(chosen), CHUNK), "scoring", console=errors, transient=True, disable=not errors.is_terminal
+    ):
         post = ppvae.condition(pair, {name: value[start : start + CHUNK] for name, value in entries.items()})
         with torch.no_grad():
             bound.append(ppvae.elbo(10)(pair, post.table))
@@ -65,19 +77,28 @@ def score(pair: Pair, rows_of: Source, particles: int, rows: int, seed: int) -> 
     if evidence:
         _state(figures, "log_evidence", torch.cat(evidence))
         ess, k = (torch.cat([found[name] for found in trust]) for name in ("ess", "pareto_k"))
-        figures |= {"particles": 1 if pair.exact else particles, "ess_median": float(ess.median()),
-                    "pareto_k_above_0.7": float((k > 0.7).double().mean())}
+        figures |= {
+            "particles": 1 if pair.exact else particles,
+            "ess_median": float(ess.median()),
+            "pareto_k_above_0.7": float((k > 0.7).double().mean()),
+        }
     else:
-        console.print(f"a latent outside the data plate ({', '.join(post.global_latents)}): no row has a log-evidence of its own")
+        console.print(
+            f"a latent outside the data plate ({', '.join(post.global_latents)}): no row has a log-evidence of its own"
+        )
     figures["seconds"] = round(time.perf_counter() - began, 1)
-    console.print(f"on {len(chosen)} of {total} test rows of {rows_of.name} ({rows_of.scaling}), {figures['seconds']} s:")
+    console.print(
+        f"on {len(chosen)} of {total} test rows of {rows_of.name} ({rows_of.scaling}), {figures['seconds']} s:"
+    )
     for name in ("elbo", "log_evidence"):
         if name in figures:
             note = f", {figures['particles']} particles" if name == "log_evidence" else ""
             console.print(f"  {name:13} {figures[name]:10.3f} ± {figures[name + '_se']:.3f} nats per row{note}")
     if "ess_median" in figures:
-        console.print(f"  of 1000 draws the median row has {figures['ess_median']:.0f} effective; "
-                      f"Pareto k above 0.7 in {figures['pareto_k_above_0.7']:.1%} of rows")
+        console.print(
+            f"  of 1000 draws the median row has {figures['ess_median']:.0f} effective; "
+            f"Pareto k above 0.7 in {figures['pareto_k_above_0.7']:.1%} of rows"
+        )
     return figures
 
 

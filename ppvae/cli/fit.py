@@ -21,16 +21,26 @@ def fit(
     pair: Annotated[str, typer.Argument(help="One of `ppvae list`.")],
     data: Annotated[str, typer.Option(help="A data set by name (ppvae info) or a CSV file of numbers.")] = "digits",
     latents: Annotated[int, typer.Option(min=1, help="Size of the latent.")] = 20,
-    hidden: Annotated[str | None, typer.Option(help="Widths of the layers, such as 400,200; default: the pair's own.")] = None,
-    likelihood: Annotated[str | None, typer.Option(help="bernoulli or normal; default: the one that suits the data.")] = None,
+    hidden: Annotated[
+        str | None, typer.Option(help="Widths of the layers, such as 400,200; default: the pair's own.")
+    ] = None,
+    likelihood: Annotated[
+        str | None, typer.Option(help="bernoulli or normal; default: the one that suits the data.")
+    ] = None,
     objective: Annotated[str, typer.Option(help="elbo or iw_elbo.")] = "elbo",
-    draws: Annotated[int | None, typer.Option(min=1, help="Particles of the objective; default 1 for elbo, 5 for iw_elbo.")] = None,
+    draws: Annotated[
+        int | None, typer.Option(min=1, help="Particles of the objective; default 1 for elbo, 5 for iw_elbo.")
+    ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training rows.")] = 100,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows a step.")] = 128,
     learning_rate: Annotated[float, typer.Option(help="Adam's, at the start; it falls to 0 along a cosine.")] = 1e-3,
     held_out: Annotated[float, typer.Option(help="Share of the training rows set aside to watch.")] = 0.0,
-    patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without a better held-out bound.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where the pair is saved; default PAIR-DATA.pt.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop after so many epochs without a better held-out bound.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where the pair is saved; default PAIR-DATA.pt.")
+    ] = None,
     particles: Particles = 5000,
     rows: Rows = 1000,
     force: Force = False,
@@ -54,21 +64,47 @@ def fit(
     if checkpoint.exists():
         errors.print(f"going on from {checkpoint}")
     try:
-        result = ppvae.fit(made, rows_of.taken(rows_of.train, made), objective=_objective(objective, draws), epochs=epochs,
-                           batch_size=batch_size, learning_rate=learning_rate, held_out=held_out, patience=patience, seed=seed,
-                           device=device, checkpoint=checkpoint, redraw=rows_of.redraw, progress=True)
+        result = ppvae.fit(
+            made,
+            rows_of.taken(rows_of.train, made),
+            objective=_objective(objective, draws),
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            held_out=held_out,
+            patience=patience,
+            seed=seed,
+            device=device,
+            checkpoint=checkpoint,
+            redraw=rows_of.redraw,
+            progress=True,
+        )
     except KeyboardInterrupt:
-        errors.print(f"\nstopped; the same command goes on from {checkpoint}" if checkpoint.exists() else "\nstopped in the first epoch")
+        errors.print(
+            f"\nstopped; the same command goes on from {checkpoint}"
+            if checkpoint.exists()
+            else "\nstopped in the first epoch"
+        )
         raise typer.Exit(130) from None
     seconds = time.perf_counter() - began
     ppvae.save(made, output, data=data)
     checkpoint.unlink(missing_ok=True)
     bound = result.history[-1]["bound"]
-    console.print(f"{pair} on {data}: {len(result.history)} epochs in {seconds:.1f} s ({result.step}); "
-                  f"training bound {bound:.3f} nats per row; saved to {output}")
-    figures.results = {"training": {"seconds": round(seconds, 1), "epochs": len(result.history), "bound": bound, "step": result.step,
-                                    "stopped": result.stopped, "history": result.history},
-                       "test": score(made, rows_of, particles, rows, seed)}
+    console.print(
+        f"{pair} on {data}: {len(result.history)} epochs in {seconds:.1f} s ({result.step}); "
+        f"training bound {bound:.3f} nats per row; saved to {output}"
+    )
+    figures.results = {
+        "training": {
+            "seconds": round(seconds, 1),
+            "epochs": len(result.history),
+            "bound": bound,
+            "step": result.step,
+            "stopped": result.stopped,
+            "history": result.history,
+        },
+        "test": score(made, rows_of, particles, rows, seed),
+    }
     figures.write()
 
 
@@ -80,7 +116,9 @@ def _options(name: str, rows_of: Source, hidden: str | None, likelihood: str | N
         try:
             options["hidden"] = tuple(int(width) for width in hidden.split(","))
         except ValueError:
-            raise Problem(f"--hidden is {hidden!r}", "widths are whole numbers with commas between", "--hidden 400,200") from None
+            raise Problem(
+                f"--hidden is {hidden!r}", "widths are whole numbers with commas between", "--hidden 400,200"
+            ) from None
     if likelihood is not None or "likelihood" in known:
         options["likelihood"] = likelihood or rows_of.likelihood
     if "height" in known and rows_of.shape is not None:

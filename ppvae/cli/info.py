@@ -21,8 +21,11 @@ def list_pairs(json: Json = None) -> None:
     for name in ppvae.names():
         module = maker(name)
         what = (module.__doc__ or "").strip().splitlines()[0]
-        options = [str(p).split(":")[0] + (f"={p.default!r}" if p.default is not p.empty else "")
-                   for n, p in inspect.signature(module.make).parameters.items() if n not in ("features", "latents")]
+        options = [
+            str(p).split(":")[0] + (f"={p.default!r}" if p.default is not p.empty else "")
+            for n, p in inspect.signature(module.make).parameters.items()
+            if n not in ("features", "latents")
+        ]
         figures.results[name] = {"what": what, "options": options}
         table.add_row(name, what, "\n".join(options))
     console.print(table)
@@ -33,11 +36,17 @@ def info(json: Json = None) -> None:
     """Tell versions, the machine, and the data sets that can be loaded."""
     figures = Figures("info", {}, json)
     versions = {name: importlib.metadata.version(name) for name in ("ppvae", "pyro-ppl", "torch", "numpy", "arviz")}
-    figures.results = {"versions": versions, "data": list(data.names()), "data_folder": os.environ.get("PPVAE_DATA"),
-                       "pairs": list(ppvae.names())}
+    figures.results = {
+        "versions": versions,
+        "data": list(data.names()),
+        "data_folder": os.environ.get("PPVAE_DATA"),
+        "pairs": list(ppvae.names()),
+    }
     for name, version in versions.items():
         console.print(f"{name:10} {version}")
     for name, value in machine().items():
         console.print(f"{name:10} {value}")
-    console.print(f"{'data':10} {', '.join(data.names())} (files: {os.environ.get('PPVAE_DATA') or 'downloaded when asked for'})")
+    console.print(
+        f"{'data':10} {', '.join(data.names())} (files: {os.environ.get('PPVAE_DATA') or 'downloaded when asked for'})"
+    )
     figures.write()

@@ -46,8 +46,13 @@ class Figures:
         """Write them where ``--json`` says."""
         if self.path is None:
             return
-        record = {"command": self.command, "arguments": self.arguments, "machine": machine(),
-                  "seconds": round(time.perf_counter() - self.began, 3), "results": self.results}
+        record = {
+            "command": self.command,
+            "arguments": self.arguments,
+            "machine": machine(),
+            "seconds": round(time.perf_counter() - self.began, 3),
+            "results": self.results,
+        }
         text = jsonlib.dumps(record, indent=2, default=str) + "\n"
         write_whole(self.path, lambda draft: Path(draft).write_text(text))
 
@@ -55,8 +60,14 @@ class Figures:
 def machine() -> dict[str, Any]:
     """The machine in words: processor, cores, GPU, and the versions that figures depend on."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"system": platform.platform(terse=True), "processor": platform.processor() or platform.machine(),
-            "threads": torch.get_num_threads(), "gpu": gpu, "python": platform.python_version(), "torch": torch.__version__}
+    return {
+        "system": platform.platform(terse=True),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
 
 
 @dataclass
@@ -94,8 +105,11 @@ class Source:
         """The entries that the pair takes; a covariate that the data lack is named."""
         missing = [name for name, needed in pair.entries.items() if needed and name not in rows]
         if missing:
-            raise Problem(f"the pair needs {', '.join(map(repr, missing))} and {self.name} has no such entry",
-                          "it conditions on a covariate", "a labelled set (digits, mnist), or another pair; ppvae list")
+            raise Problem(
+                f"the pair needs {', '.join(map(repr, missing))} and {self.name} has no such entry",
+                "it conditions on a covariate",
+                "a labelled set (digits, mnist), or another pair; ppvae list",
+            )
         return {name: value for name, value in rows.items() if name in pair.entries}
 
 
@@ -118,7 +132,9 @@ def _table(name: str) -> Source:
     refuse_empty_rows(x)
     test = torch.arange(len(x)) % 5 == 4
     if not test.any():
-        raise Problem(f"{name} has {len(x)} rows", "a fifth of the rows is set aside as test", "a table of at least 5 rows")
+        raise Problem(
+            f"{name} has {len(x)} rows", "a fifth of the rows is set aside as test", "a table of at least 5 rows"
+        )
     loc, scale = moments(x[~test])
     x = (x - loc) / scale
     return Source(name, {"x": x[~test]}, {"x": x[test]}, None, "normal", "columns standardised by the training rows")
@@ -136,8 +152,11 @@ def refuse_empty_rows(x: Tensor) -> None:
     empty = x.isnan().all(1).nonzero().flatten().tolist()
     if empty:
         lines = ", ".join(str(n + 2) for n in empty[:5])  # the header is line 1
-        raise Problem(f"nothing is observed in {len(empty)} row{'s' if len(empty) > 1 else ''} of the table (line {lines})",
-                      "blank lines, or rows that were never filled in", "remove them: there is nothing to infer them from")
+        raise Problem(
+            f"nothing is observed in {len(empty)} row{'s' if len(empty) > 1 else ''} of the table (line {lines})",
+            "blank lines, or rows that were never filled in",
+            "remove them: there is nothing to infer them from",
+        )
 
 
 def refuse_existing(path: Path, force: bool) -> None:

@@ -60,14 +60,10 @@ def _numbers(column: pandas.Series) -> tuple[pandas.Series, np.ndarray]:
     return values, (values.isna() & ~text.str.lower().isin(MISSING)).to_numpy()
 
 
-def _refuse(
-    column: pandas.Series, bad: np.ndarray, where: Callable[[int], str], what: str, remedy: str
-) -> None:
+def _refuse(column: pandas.Series, bad: np.ndarray, where: Callable[[int], str], what: str, remedy: str) -> None:
     rows = np.flatnonzero(bad)
     if not len(rows):
         return
     first = ", ".join(f"{column.iloc[n]!r} ({where(n)})" for n in rows[:3])
     count = f"{len(rows)} cells, the first three: " if len(rows) > 3 else ""
-    raise Problem(
-        f"column {column.name!r} {what}: {count}{first}", "a typing error, a unit, text or a code", remedy
-    )
+    raise Problem(f"column {column.name!r} {what}: {count}{first}", "a typing error, a unit, text or a code", remedy)

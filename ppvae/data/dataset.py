@@ -52,9 +52,7 @@ class Dataset:
         """Give the labels of one split, (n,) int64. Raises `Problem` where there are none."""
         rows = self._indices(split)
         if self.label is None:
-            raise Problem(
-                f"{self.name} has no labels", "its source has none", "a labelled set: digits or mnist"
-            )
+            raise Problem(f"{self.name} has no labels", "its source has none", "a labelled set: digits or mnist")
         return self.label[rows]
 
     def observed(self, split: str, seed: int = 0) -> Tensor:
@@ -68,9 +66,7 @@ class Dataset:
 
     def _indices(self, split: str) -> Tensor:
         if split not in self.split:
-            raise Problem(
-                f"{self.name} has no split {split!r}", "the source does not have it", " or ".join(self.split)
-            )
+            raise Problem(f"{self.name} has no split {split!r}", "the source does not have it", " or ".join(self.split))
         return self.split[split]
 
     def __repr__(self) -> str:

@@ -24,9 +24,7 @@ def digits_binary(folder: str | Path | None = None) -> Dataset:
     del folder  # scikit-learn carries the digits
     levels, label = _raw()
     scaling = "binary, redrawn for each use from grey/16 (dynamic)"
-    return Dataset(
-        "digits_binary", levels / 16, split(len(levels)), label, (1, 8, 8), scaling, "bernoulli", bernoulli
-    )
+    return Dataset("digits_binary", levels / 16, split(len(levels)), label, (1, 8, 8), scaling, "bernoulli", bernoulli)
 
 
 def _raw() -> tuple[Tensor, Tensor]:

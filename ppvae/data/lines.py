@@ -22,9 +22,7 @@ def scan(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
             reader = csv.reader(written, skipinitialspace=True, strict=True)
             header = next(filter(None, reader), None)
             if header is None:
-                raise Problem(
-                    f"{path} is empty", "nothing was saved", "a CSV file with a header line and rows"
-                )
+                raise Problem(f"{path} is empty", "nothing was saved", "a CSV file with a header line and rows")
             rows, lines = [], []
             for row in filter(None, reader):
                 if not rows:
@@ -36,9 +34,7 @@ def scan(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
         raise Problem(f"there is no file {path}", "a misspelt path", "the path of a CSV file") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         cause = "a folder, a spreadsheet (.xlsx), text that is not UTF-8, or a quote that does not close"
-        raise Problem(
-            f"{path} cannot be read: {error}", cause, 'save it as "CSV UTF-8 (comma delimited)"'
-        ) from error
+        raise Problem(f"{path} cannot be read: {error}", cause, 'save it as "CSV UTF-8 (comma delimited)"') from error
     names = [name.strip() for name in header]
     distinct(names)
     return names, rows, lines
@@ -67,16 +63,12 @@ def _even(path: Path, header: list[str], row: list[str], line: int) -> None:
 def distinct(names: list[str]) -> None:
     """Refuse names that are equal or empty, and numbers that stand where the header should."""
     if again := sorted({name for name in names if names.count(name) > 1}):
-        raise Problem(
-            f"two columns are named {', '.join(again)}", "a copied column, or no header", "rename one"
-        )
+        raise Problem(f"two columns are named {', '.join(again)}", "a copied column, or no header", "rename one")
     if "" in names:
         cause = "row numbers saved with the table (to_csv without index=False), or a comma at each line's end"
         raise Problem(f"column {names.index('') + 1} has no name", cause, "name it, or take it out")
     if all(map(_number, names)) and any("." in name for name in names):
-        raise Problem(
-            f"the columns are named {', '.join(names[:5])}", "the header line is missing", "add one"
-        )
+        raise Problem(f"the columns are named {', '.join(names[:5])}", "the header line is missing", "add one")
 
 
 def _number(name: str) -> bool:

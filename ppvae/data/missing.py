@@ -103,9 +103,7 @@ def self_masked(x: Tensor | np.ndarray) -> Tensor:
     x = complete(x)
     half = x.shape[1] // 2
     if not half:
-        raise Problem(
-            f"x of shape {tuple(x.shape)}", "the first half of one column is none", "two columns or more"
-        )
+        raise Problem(f"x of shape {tuple(x.shape)}", "the first half of one column is none", "two columns or more")
     mask = torch.ones_like(x, dtype=torch.bool)
     x = x[:, :half]
     mask[:, :half] = (x <= x.mean(0)) | (x == x.amin(0))  # a constant's rounded mean may lie below it

@@ -82,9 +82,7 @@ def _downloads(source: Source, tried: list[str]) -> Iterator[tuple[str, Path]]:
     for url in source.urls:
         try:
             # No known_hash: the bytes that count are those inside the file, see `Source.sha256`.
-            path = pooch.retrieve(
-                url, known_hash=None, fname=url.rsplit("/", 1)[1], path=pooch.os_cache("ppvae")
-            )
+            path = pooch.retrieve(url, known_hash=None, fname=url.rsplit("/", 1)[1], path=pooch.os_cache("ppvae"))
         except Exception as error:  # each transport has exceptions of its own
             tried.append(f"{url}: {type(error).__name__}: {error}")
         else:

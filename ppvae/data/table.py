@@ -86,9 +86,7 @@ def write_table(frame: pandas.DataFrame, path: str | Path, force: bool = False) 
 
 def _whole(frame: pandas.DataFrame) -> pandas.DataFrame:
     if len(frame) < 2:
-        raise Problem(
-            f"the table has {len(frame)} rows", "a spread needs at least two", "a table with more rows"
-        )
+        raise Problem(f"the table has {len(frame)} rows", "a spread needs at least two", "a table with more rows")
     return frame
 
 
@@ -100,7 +98,5 @@ def _pandas() -> ModuleType:
     try:
         import pandas
     except ImportError:
-        raise Problem(
-            "pandas is not installed", "it is needed for tables only", "pip install pandas"
-        ) from None
+        raise Problem("pandas is not installed", "it is needed for tables only", "pip install pandas") from None
     return pandas

@@ -19,9 +19,7 @@ def as_matrix(x: Tensor, latents: int) -> tuple[Tensor, torch.dtype]:
         )
     N, D = x.shape
     if N < 2:
-        raise Problem(
-            f"x has {N} rows", "a spread cannot be estimated from fewer than 2 rows", "passing more rows"
-        )
+        raise Problem(f"x has {N} rows", "a spread cannot be estimated from fewer than 2 rows", "passing more rows")
     if isinstance(latents, bool) or not isinstance(latents, int) or not 1 <= latents < D:
         raise Problem(
             f"latents={latents!r} for {D} features",
@@ -36,9 +34,7 @@ def observed_entries(x: Tensor, mask: Tensor | bool | None) -> Tensor:
     if mask is None:
         mask = ~x.isnan()
     else:
-        mask = (
-            torch.ones_like(x, dtype=torch.bool) if mask is True else torch.as_tensor(mask, device=x.device)
-        )
+        mask = torch.ones_like(x, dtype=torch.bool) if mask is True else torch.as_tensor(mask, device=x.device)
         if mask.dtype != torch.bool or (mask.shape != x.shape and mask.shape != (len(x), 1)):
             raise Problem(
                 f"the mask is {mask.dtype} of shape {tuple(mask.shape)} for x of shape {tuple(x.shape)}",

@@ -106,9 +106,7 @@ def em(
     return FactorAnalysis(*(value.to(dtype) for value in fit))
 
 
-def ascend(
-    expect: Expectation, state: State, *, tied: bool, iterations: int, tolerance: float
-) -> tuple[State, Tensor]:
+def ascend(expect: Expectation, state: State, *, tied: bool, iterations: int, tolerance: float) -> tuple[State, Tensor]:
     """Climb until an iteration gains less than `tolerance` nats; give the last state, all log-likelihoods.
 
     The E-step that would start the next iteration also scores the last M-step: values cost no factorisation.

@@ -91,9 +91,7 @@ def incomplete(x: Tensor, mask: Tensor) -> Expectation:
                 A, r = whiten(state.W, state.loc, scale, part, seen)  # (D, K), (n, D)
                 z, packed, half_log_det = _moments(A, r, seen)
                 rest = torch.where(seen, r - z @ A.mT, 0.0)  # (n, D)
-                log_likelihood = (
-                    log_likelihood - half_log_det - 0.5 * (rest.square().sum() + z.square().sum())
-                )
+                log_likelihood = log_likelihood - half_log_det - 0.5 * (rest.square().sum() + z.square().sum())
                 yy.addmm_(seen.to(x.dtype).mT, packed)  # (D, n) x (n, (K + 1)(K + 2) / 2)
                 xy[:, :K].addmm_(part.mT, z)
                 total += packed.sum(0)

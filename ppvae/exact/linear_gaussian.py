@@ -14,9 +14,7 @@ from ppvae.errors import Problem
 CHUNK_BYTES = 64 * 2**20
 
 
-def checked(
-    W: Tensor, loc: Tensor, scale: Tensor, x: Tensor, mask: Tensor | bool
-) -> tuple[Tensor, Tensor | None]:
+def checked(W: Tensor, loc: Tensor, scale: Tensor, x: Tensor, mask: Tensor | bool) -> tuple[Tensor, Tensor | None]:
     """Check the shapes and give scale (D,) and the mask: None (all observed), (N, 1) (by row) or (N, D).
 
     Only shapes and dtypes are read, never values, so that a guide calling this can be staged.

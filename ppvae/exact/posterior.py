@@ -11,9 +11,7 @@ from torch import Tensor
 from ppvae.exact.linear_gaussian import checked, chunks, precision, precision_cholesky, whiten
 
 
-def posterior(
-    W: Tensor, loc: Tensor, scale: Tensor, x: Tensor, mask: Tensor | bool = True
-) -> dist.MultivariateNormal:
+def posterior(W: Tensor, loc: Tensor, scale: Tensor, x: Tensor, mask: Tensor | bool = True) -> dist.MultivariateNormal:
     r"""Give the exact posterior p(z | x_o) of every row.
 
     .. math::
@@ -52,9 +50,7 @@ def posterior(
     return dist.MultivariateNormal(mean, scale_tril=S.expand(len(x), -1, -1))
 
 
-def mean_field(
-    W: Tensor, loc: Tensor, scale: Tensor, x: Tensor, mask: Tensor | bool = True
-) -> dist.Independent:
+def mean_field(W: Tensor, loc: Tensor, scale: Tensor, x: Tensor, mask: Tensor | bool = True) -> dist.Independent:
     r"""Give the factorised Gaussian nearest in KL(q || p(z | x_o)): exact mean, variances :math:`1 / P_{kk}`.
 
     The variances are those of each z_k given the others, never larger than the marginal

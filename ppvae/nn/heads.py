@@ -20,7 +20,7 @@ class Gaussian(nn.Module):
         self.linear = nn.Linear(inputs, 2 * latents)
 
     def forward(self, h: Tensor) -> dist.Independent:
-        loc, spread = self.linear(h).unsqueeze(-2).chunk(2, -1)        # (…, 1, K) each
+        loc, spread = self.linear(h).unsqueeze(-2).chunk(2, -1)  # (…, 1, K) each
         return dist.Normal(loc, softplus(spread) + SMALLEST_SCALE).to_event(1)
 
 

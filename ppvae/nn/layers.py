@@ -19,7 +19,11 @@ def mlp(inputs: int, hidden: Sequence[int], activation: Callable[[], nn.Module] 
         activation: a module class.
     """
     if isinstance(hidden, int) or not all(isinstance(width, int) and width > 0 for width in hidden):
-        raise Problem(f"hidden is {hidden!r}", "layer widths are whole numbers, in a tuple", "hidden=(400, 200); one layer: (400,)")
+        raise Problem(
+            f"hidden is {hidden!r}",
+            "layer widths are whole numbers, in a tuple",
+            "hidden=(400, 200); one layer: (400,)",
+        )
     sizes = itertools.pairwise([inputs, *hidden])
     return nn.Sequential(*(layer for n, m in sizes for layer in (nn.Linear(n, m), activation())))
 
@@ -41,5 +45,5 @@ class rows(nn.Module):  # noqa: N801  (reads as a verb)
 
     def forward(self, value: Tensor) -> Tensor:
         lead = value.shape[: value.dim() - self.event_dim]
-        out = self.module(value.reshape(-1, *value.shape[len(lead):]))
+        out = self.module(value.reshape(-1, *value.shape[len(lead) :]))
         return out.reshape(*lead, *out.shape[1:])
