@@ -96,7 +96,7 @@ def fit(
     with _generators_of_its_own(seed):
         rows = _Rows.enter(pair, x, mask, redraw, held_out)
         batch_size = _batch_size(batch_size, len(rows.train))
-        model = nn.ModuleList([pair, *([objective] if isinstance(objective, nn.Module) else [])])
+        model = nn.ModuleList([pair, *([objective] if isinstance(objective, nn.Module) else [])]).to(device_of(device))
         parameters = [p for p in model.parameters() if p.requires_grad]
         _refuse_no_parameters(parameters)
         model.eval()
