@@ -18,7 +18,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppvae.door import Table, enter
-from ppvae.errors import Caution, Problem
+from ppvae.errors import Caution, Problem, own_words
 from ppvae.pair import Pair
 from ppvae.terms import elbo_terms, weights_of
 from ppvae.traces import Traces, enumerated, is_global, log_prob, run
@@ -40,13 +40,16 @@ def check(pair: Pair, x: Any, mask: Any = None) -> None:
     Raises:
         Problem: what was seen and where, the likely cause, what to try.
     """
-    with _as_found(pair), pyro.validation_enabled(True), _pyros_own_words():
+    with _as_found(pair), pyro.validation_enabled(True), own_words():
         table = enter(pair, x, mask)
         one, several = run(pair, table), run(pair, table, particles=2)
         _sites_match(one, pair.entries)
         for traces in (one, several):
             _shapes(traces)
         _mask_reaches(one, table)
+        if pair.takes_mask("x") and "x" in table.values and "x" not in table.masks:  # where does the mask reach?
+            ones = torch.ones_like(table.values["x"], dtype=torch.bool)
+            run(pair, Table(table.values, {**table.masks, "x": ones}, table.total))
         _fill_is_not_read(pair, table, one)
         local = not any(is_global(site) for _, site in [*one.drawn(), *one.scored()])
         if local and len(table) > 1:
@@ -65,7 +68,7 @@ def refuse_unfit(pair: Pair, table: Table) -> None:
     empty = (~seen.any(0)).nonzero().flatten().tolist()
     if empty:
         raise Problem(
-            f"column{_s(empty)} of x never observed",
+            f"column{_s(empty)} never observed",
             "a table's empty column, or a mask that is inverted (True = observed)",
             "drop the column, or pass ~mask",
         )
@@ -74,7 +77,7 @@ def refuse_unfit(pair: Pair, table: Table) -> None:
     site = pair.sites(table.values).get("x")
     if constant and len(x) > 1 and site is not None and not site["fn"].support.is_discrete:
         raise Problem(
-            f"column{_s(constant)} of x constant (column {constant[0]} is always {low[constant[0]].item():.4g})",
+            f"column{_s(constant)} constant (column {constant[0]} is always {low[constant[0]].item():.4g})",
             "border pixels, an unused field, or a unit that was lost in rounding: a density of it grows without bound "
             "as its noise shrinks",
             "drop the column: x[:, x.std(0) > 0]; or spread grey levels: x + torch.rand_like(x) / 256",
@@ -82,7 +85,7 @@ def refuse_unfit(pair: Pair, table: Table) -> None:
     nothing = (~seen.any(1)).nonzero().flatten().tolist()
     if nothing:
         warnings.warn(
-            f"row{_s(nothing)} of x not observed at all\n  Likely cause: blank lines, or a mask that is inverted\n"
+            f"row{_s(nothing)} not observed at all\n  Likely cause: blank lines, or a mask that is inverted\n"
             "  Try: drop them: x[mask.any(1)]; they add only -KL to the bound and teach nothing",
             Caution,
             stacklevel=3,
@@ -265,18 +268,3 @@ def _as_found(pair: Pair) -> Iterator[None]:
         pair.train(training)
         for buffer, kept in zip(pair.buffers(), buffers, strict=True):
             buffer.data.copy_(kept)
-
-
-@contextmanager
-def _pyros_own_words() -> Iterator[None]:
-    """Pyro's and torch's own complaints, as a Problem."""
-    try:
-        yield
-    except Problem:
-        raise
-    except (ValueError, RuntimeError, NotImplementedError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise Problem(
-            f"the pair does not run on these data: {type(error).__name__}: {error}",
-            "a shape that does not broadcast over rows and particles, or a value outside a site's support",
-            "pyro.poutine.trace(pair.model).get_trace(x, mask).format_shapes() shows each site",
-        ) from error

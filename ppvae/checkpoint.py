@@ -76,7 +76,7 @@ class Checkpoint:
             raise Problem(
                 f"the checkpoint {self.path} is of another fit: {'; '.join(differs)}",
                 "other data or options under the same path",
-                "the same call as before, or another path",
+                "the same call as before, another path, or remove that file to start anew",
             )
         self.history[:] = state["history"]
         self.best, self.best_epoch, self.best_bound = state["best"], state["best_epoch"], state["best_bound"]

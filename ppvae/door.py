@@ -78,6 +78,12 @@ def enter(pair: Pair, x: Any, mask: Any = None) -> Table:
     """
     if isinstance(x, Table):
         return x
+    if not isinstance(pair, Pair):
+        raise Problem(
+            f"a {type(pair).__name__} stands where a pair belongs",
+            "another order of arguments, or the result of fit",
+            "fit(pair, x), condition(pair, x); the result of fit holds it as .pair",
+        )
     values = dict(x) if isinstance(x, Mapping) else {"x": x}
     masks = dict(mask) if isinstance(mask, Mapping) else {"x": mask}
     values = {name: value for name, value in values.items() if value is not None}
@@ -109,6 +115,14 @@ def enter(pair: Pair, x: Any, mask: Any = None) -> Table:
 def _tensor(name: str, value: Any, home: Tensor) -> Tensor:
     if hasattr(value, "to_numpy"):  # a DataFrame or a Series; only then is pandas there
         value = _numbers(name, value)
+    if isinstance(value, np.ma.MaskedArray):  # its mask is True where missing
+        value = value.astype(float).filled(np.nan)
+    if isinstance(value, Tensor) and (value.is_sparse or value.is_complex() or value.layout != torch.strided):
+        raise Problem(
+            f"{name} is a {value.dtype} tensor with layout {value.layout}",
+            "rows are dense and real",
+            "x.to_dense(); the real part and the imaginary part as columns",
+        )
     if not isinstance(value, Tensor):
         value = np.asarray(value)
         if value.dtype.kind not in "fiub":
@@ -117,7 +131,7 @@ def _tensor(name: str, value: Any, home: Tensor) -> Tensor:
                 "words or objects where numbers are needed",
                 "encode them as numbers, missing ones as NaN",
             )
-        value = torch.as_tensor(np.ascontiguousarray(value))
+        value = torch.as_tensor(np.array(value, order="C"))  # a copy: a DataFrame's own memory is read-only
     value = value.detach().to(home.device, home.dtype)
     if value.dim() == 0 or (name == "x" and value.dim() != 2) or len(value) == 0:
         raise Problem(
@@ -152,7 +166,14 @@ def _seen(name: str, value: Tensor, mask: Any) -> Tensor:
     present = ~value.isnan()
     if mask is None or (isinstance(mask, bool) and mask):
         return present
-    mask = torch.as_tensor(mask.to_numpy() if hasattr(mask, "to_numpy") else mask, device=value.device)
+    mask = np.asarray(mask) if not isinstance(mask, Tensor) else mask
+    if isinstance(mask, np.ndarray) and mask.dtype.kind not in "biuf":
+        raise Problem(
+            f"the mask of {name} holds {mask.dtype} values",
+            "something else in the mask's place",
+            "one bool an entry, True where observed",
+        )
+    mask = torch.as_tensor(mask, device=value.device)
     if mask.dtype != torch.bool:
         if not ((mask == 0) | (mask == 1)).all():
             raise Problem(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class Problem(ValueError):
     """A wrong input or an unsound pair. The command line prints it and exits with code 2.
@@ -24,3 +27,18 @@ class Problem(ValueError):
 
 class Caution(UserWarning):
     """Something that is computed as asked and is probably not what was meant."""
+
+
+@contextmanager
+def own_words() -> Iterator[None]:
+    """Pyro's and torch's own complaints, as a Problem."""
+    try:
+        yield
+    except Problem:
+        raise
+    except (ValueError, RuntimeError, NotImplementedError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise Problem(
+            f"the pair does not run on these data: {type(error).__name__}: {error}",
+            "a shape that does not broadcast over rows and particles, or a value outside a site's support",
+            "pyro.poutine.trace(pair.model).get_trace(x, mask).format_shapes() shows each site",
+        ) from error

@@ -25,7 +25,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
-from ppvae.errors import Problem
+from ppvae.errors import Problem, own_words
 
 RESERVED = {"x", "mask", "size", "model", "guide", "training"}
 _serial = itertools.count()
@@ -170,7 +170,13 @@ class Pair(nn.Module):
                 if needed and given and isinstance(given.get(name), Tensor)
             }
             devices = {p.device for p in self.parameters() if p.is_cuda}
-            with torch.no_grad(), torch.random.fork_rng(devices), poutine.block(), poutine.trace() as tracer:
+            with (
+                own_words(),
+                torch.no_grad(),
+                torch.random.fork_rng(devices),
+                poutine.block(),
+                poutine.trace() as tracer,
+            ):
                 self._run("model", mask=True, size=1, **covariates)
             self._sites = {
                 name: site

@@ -170,6 +170,10 @@ class Posterior:
             self.table.masks.get("x", torch.ones((), dtype=torch.bool, device=x.device)).expand(x.shape),
         )
 
+    def __repr__(self) -> str:
+        missing = sum(int((~m).sum()) for m in self.table.masks.values())
+        return f"Posterior({len(self.table)} rows, {missing} entries missing, {'exact' if self.pair.exact else 'by importance weights'})"
+
     # --- blocks ---------------------------------------------------------------------------------------
 
     def _pool(self, draws: int, particles: int | None) -> int:

@@ -84,6 +84,7 @@ def run(pair: Pair, table: Table, particles: int = 1, enumerate: bool = True) ->
         guide = _trace(guide_program, size=size, **given)
         model = _trace(poutine.replay(model_program, guide), size=size, **given)
     traces = Traces(model, guide, particles, size)
+    _refuse_unobserved(traces, given)
     _refuse(traces)
     _observe_where_seen(traces)
     return traces
@@ -153,6 +154,17 @@ def _trace(program: Callable, **given: Any) -> poutine.Trace:
         return poutine.trace(program).get_trace(**given)
     except Problem as error:  # Pyro raises it again with the trace's shapes in the text: give the plain one
         raise (error.__cause__ if isinstance(error.__cause__, Problem) else error) from None
+
+
+def _refuse_unobserved(traces: Traces, given: dict[str, Any]) -> None:
+    for name in given:
+        site = traces.model.nodes.get(name)
+        if site is not None and _is_draw(site) and not site["is_observed"]:
+            raise Problem(
+                f"{name!r} was given and the story draws it all the same",
+                "its sample statement has no obs=",
+                f"pyro.sample({name!r}, …, obs={name})",
+            )
 
 
 def _refuse(traces: Traces) -> None:

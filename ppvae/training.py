@@ -44,6 +44,10 @@ class Fit:
     stopped: str = "epochs"
     step: str = ""
 
+    def __repr__(self) -> str:
+        bound = f"bound {self.history[-1]['bound']:.3f}" if self.history else "not trained"
+        return f"Fit({len(self.history)} epochs, {bound}, stopped by {self.stopped}, {self.step})"
+
 
 def fit(
     pair: Pair,
@@ -91,7 +95,17 @@ def fit(
         Problem: data or a pair that `ppvae.check` refuses, an option out of range, a bound that is not finite
             (the parameters from before that epoch are kept).
     """
-    _refuse_options(epochs, batch_size, learning_rate, clip, held_out, patience, schedule, compile)
+    if not callable(objective):
+        raise Problem(
+            f"the objective is {objective!r}",
+            "a name stands where an objective belongs",
+            "objective=ppvae.elbo(), ppvae.iw_elbo(5)",
+        )
+    if not isinstance(pair, Pair):
+        raise Problem(
+            f"a {type(pair).__name__} stands where a pair belongs", "another order of arguments", "fit(pair, x)"
+        )
+    _refuse_options(epochs, batch_size, learning_rate, seed, clip, held_out, patience, schedule, compile)
     pair.to(device_of(device))
     with _generators_of_its_own(seed):
         rows = _Rows.enter(pair, x, mask, redraw, held_out)
@@ -269,6 +283,7 @@ def _refuse_options(
     epochs: int,
     batch_size: int,
     learning_rate: float,
+    seed: int,
     clip: float | None,
     held_out: float,
     patience: int | None,
@@ -278,7 +293,13 @@ def _refuse_options(
     for name, value, fine, rule in (
         ("epochs", epochs, isinstance(epochs, int) and epochs >= 0, "a whole number, 0 or more"),
         ("batch_size", batch_size, isinstance(batch_size, int) and batch_size >= 1, "a whole number of at least 1"),
-        ("learning_rate", learning_rate, math.isfinite(learning_rate) and learning_rate > 0, "positive"),
+        (
+            "learning_rate",
+            learning_rate,
+            isinstance(learning_rate, (int, float)) and 0 < learning_rate < math.inf,
+            "positive",
+        ),
+        ("seed", seed, isinstance(seed, int) and 0 <= seed < 2**63, "a whole number, 0 or more"),
         ("clip", clip, clip is None or clip > 0, "positive, or None"),
         ("held_out", held_out, 0 <= held_out < 1, "a share of the rows, 0 <= held_out < 1"),
         ("patience", patience, patience is None or patience >= 1, "a whole number of at least 1, or None"),

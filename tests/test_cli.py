@@ -155,6 +155,17 @@ def test_impute_completes_a_table_and_leaves_what_was_there(ppvae_):
     assert np.sqrt(np.mean((full - x)[~seen] ** 2)) < 0.6 * np.sqrt(np.mean((mean - x)[~seen] ** 2))
 
 
+def test_impute_writes_observed_cells_as_they_stood(ppvae_):
+    lines = ["a,b,c"] + [f"{i:03d},{i * 2}.1240,{12345678901234567 + i}" for i in range(1, 30)]
+    lines[5] = "005,,12345678901234572"
+    with open("exact.csv", "w") as file:
+        file.write("\n".join(lines) + "\n")
+    assert ppvae_("impute", "exact.csv", "-o", "full.csv")[0] == 0
+    full = open("full.csv").read().splitlines()
+    assert [line for i, line in enumerate(full) if i != 5] == [line for i, line in enumerate(lines) if i != 5]
+    assert full[5].startswith("005,") and full[5].endswith(",12345678901234572") and abs(float(full[5].split(",")[1]) - 10.124) < 0.5
+
+
 @pytest.mark.slow
 def test_the_demo_writes_a_picture_and_a_file_that_arviz_reads(ppvae_):
     code, out, err = ppvae_("demo", "--json", "demo.json")
@@ -195,7 +206,11 @@ def bad_tables():
         (("impute", "semicolons.csv"), ";"),
         (("impute", "nothing.csv"), "empty"),
         (("impute", "good.csv", "--latents", "4"), "latents"),
-        (("impute", "good.csv", "-o", "nowhere/out.csv"), "nowhere"),
+        (("impute", "good.csv", "--json", "good.csv"), "same file"),
+    (("impute", "good.csv", "-o", "new.csv", "--json", "new.csv"), "same file"),
+    (("impute", "good.csv", "--json", "complete.csv"), "does not hold figures"),
+    (("impute", "good.csv", "--seed", "99999999999999999999"), "seed"),
+    (("impute", "good.csv", "-o", "nowhere/out.csv"), "nowhere"),
         (("impute", "good.csv", "-o", "good.csv"), "exists"),
         (("impute", "good.csv", "-o", "good.csv", "--force"), "the output is the input"),
         (("fit", "vea"), "vea"),

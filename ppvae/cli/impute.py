@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ppvae import data, exact
 from ppvae.cli.shared import Device, Figures, Force, Json, Seed, console, moments, refuse_empty_rows, refuse_existing
-from ppvae.errors import Problem
+from ppvae.errors import Caution, Problem
 from ppvae.training import device_of
 
 
@@ -41,23 +42,31 @@ def impute(
     hidden = mask & (torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)).to(x.device) < 0.1)
     errors = {k: _error(z, mask & ~hidden, hidden, k) for k in candidates} if hidden.any() else {}
     best = min(errors, key=errors.get) if errors else candidates[0]
-    fitted = exact.em(z, best, mask)
+    fitted = _fit(z, best, mask, iterations=3000, tolerance=1e-6)
     completed = exact.impute_mean(fitted.W, fitted.loc, fitted.scale, z.nan_to_num(), mask) * scale + loc
-    frame = holes.frame.copy()
+    frame = holes.cells.copy()
     for j, column in enumerate(frame.columns):
         gaps = ~mask[:, j].cpu().numpy()
         if gaps.any():
-            frame[column] = frame[column].astype("float64").mask(gaps, completed[:, j].cpu().numpy())
+            frame.loc[gaps, column] = [repr(value) for value in completed[mask[:, j].logical_not(), j].tolist()]
     data.write_table(frame, output, force)
     console.print(
         f"{len(x)} rows, {x.shape[1]} columns, {int((~mask).sum())} missing cells completed by factor analysis "
         f"with {best} factor{'s' if best > 1 else ''}; written to {output}"
     )
+    baseline = _baseline(z, mask & ~hidden, hidden)
     if errors:
         console.print(
             f"on {int(hidden.sum())} observed cells hidden for the purpose: RMSE {errors[best]:.3f} in standard deviations "
-            f"of their columns (the column mean has {_baseline(z, mask & ~hidden, hidden):.3f})"
+            f"of their columns (the column mean has {baseline:.3f})"
         )
+        if errors[best] >= baseline:
+            warnings.warn(
+                "the completed cells are no better than their column's mean\n  Likely cause: too few rows for so many columns, or "
+                "columns that say nothing about each other\n  Try: more rows, or fewer columns",
+                Caution,
+                stacklevel=1,
+            )
     figures.results = {
         "rows": len(x),
         "columns": x.shape[1],
@@ -65,7 +74,7 @@ def impute(
         "latents": best,
         "hidden": int(hidden.sum()),
         "rmse_hidden": errors,
-        "rmse_hidden_mean": _baseline(z, mask & ~hidden, hidden),
+        "rmse_hidden_mean": baseline,
         "log_likelihood": float(fitted.log_likelihood[-1]),
     }
     figures.write()
@@ -80,8 +89,14 @@ def _candidates(features: int) -> list[int]:
     return sizes
 
 
+def _fit(z: Tensor, latents: int, mask: Tensor, **options: Any) -> exact.FactorAnalysis:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Caution)  # EM that still gains a little: the hidden cells say what it is worth
+        return exact.em(z, latents, mask, **options)
+
+
 def _error(z: Tensor, mask: Tensor, hidden: Tensor, latents: int) -> float:
-    fitted = exact.em(z, latents, mask, iterations=200, tolerance=1e-4)
+    fitted = _fit(z, latents, mask, iterations=200, tolerance=1e-4)
     found = exact.impute_mean(fitted.W, fitted.loc, fitted.scale, z.nan_to_num(), mask)
     return float((found - z)[hidden].square().mean().sqrt())
 
@@ -92,6 +107,12 @@ def _baseline(z: Tensor, mask: Tensor, hidden: Tensor) -> float:
 
 
 def _refuse(x: Tensor, columns: list[str]) -> None:
+    if x.shape[1] < 2:
+        raise Problem(
+            "the table has one column",
+            "a missing cell is inferred from the other cells of its row",
+            "a table with more columns",
+        )
     seen = ~x.isnan()
     if seen.all():
         raise Problem(
@@ -103,16 +124,10 @@ def _refuse(x: Tensor, columns: list[str]) -> None:
         values = x[seen[:, j], j]
         if not len(values):
             raise Problem(f"the column {column!r} has no value at all", "an unused field", "drop the column")
-        if len(values) > 1 and bool((values == values[0]).all()):
+        if bool((values == values[0]).all()):
             raise Problem(
                 f"the column {column!r} is always {values[0].item():g}",
                 "a constant field has no spread to model",
                 "drop the column, or fill it with its value",
             )
     refuse_empty_rows(x)
-    if x.shape[1] < 2:
-        raise Problem(
-            "the table has one column",
-            "a missing cell is inferred from the other cells of its row",
-            "a table with more columns",
-        )

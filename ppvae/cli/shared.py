@@ -23,7 +23,7 @@ console = Console()
 errors = Console(stderr=True)
 
 Json = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.", dir_okay=False)]
-Seed = Annotated[int, typer.Option(help="Of every random draw: the same seed gives the same numbers.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same numbers.")]
 Device = Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, or cuda.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
 
@@ -41,6 +41,28 @@ class Figures:
     def __post_init__(self) -> None:
         if self.path is not None:
             refuse_folder(self.path)
+            self._refuse_loss()
+
+    def _refuse_loss(self) -> None:
+        """Figures replace earlier figures, and nothing else."""
+        taken = [
+            name
+            for name, value in self.arguments.items()
+            if name != "json" and value and Path(str(value)).resolve() == self.path.resolve()
+        ]
+        if taken:
+            raise Problem(f"--json and {taken[0]} are the same file", "one would replace the other", "another name")
+        if self.path.exists():
+            try:
+                known = {"machine", "results"} <= set(jsonlib.loads(self.path.read_text()))
+            except (ValueError, TypeError, OSError):
+                known = False
+            if not known:
+                raise Problem(
+                    f"{self.path} exists and does not hold figures",
+                    "it would be overwritten",
+                    "another name after --json",
+                )
 
     def write(self) -> None:
         """Write them where ``--json`` says."""
@@ -108,7 +130,7 @@ class Source:
             raise Problem(
                 f"the pair needs {', '.join(map(repr, missing))} and {self.name} has no such entry",
                 "it conditions on a covariate",
-                "a labelled set (digits, mnist), or another pair; ppvae list",
+                f"data that have it, from Python: ppvae.fit(pair, {{'x': x, {missing[0]!r}: …}}); or another pair: ppvae list",
             )
         return {name: value for name, value in rows.items() if name in pair.entries}
 

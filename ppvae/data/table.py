@@ -26,11 +26,13 @@ class Table:
         values: (N, D) float64, NaN = missing.
         columns: D names.
         frame: the table as it came; of a CSV, its cells as numbers.
+        cells: the table with its cells untouched; of a CSV, their text.
     """
 
     values: np.ndarray
     columns: list[str]
     frame: pandas.DataFrame
+    cells: pandas.DataFrame
 
 
 def read_table(path: str | Path) -> Table:
@@ -44,7 +46,7 @@ def read_table(path: str | Path) -> Table:
     names, rows, lines = scan(Path(path))
     text = pandas.DataFrame(rows, columns=names, dtype=object)
     frame = numeric(_whole(text), lambda n: f"line {lines[n]}")
-    return Table(_floats(frame), names, frame)
+    return Table(_floats(frame), names, frame, text)
 
 
 def from_frame(frame: pandas.DataFrame) -> Table:
@@ -57,7 +59,7 @@ def from_frame(frame: pandas.DataFrame) -> Table:
         raise Problem(f"a {type(frame).__name__}", "from_frame takes a DataFrame", "pandas.DataFrame(x)")
     names = [str(name) for name in frame.columns]
     distinct(names)
-    return Table(_floats(numeric(_whole(frame), lambda n: f"row {frame.index[n]!r}")), names, frame)
+    return Table(_floats(numeric(_whole(frame), lambda n: f"row {frame.index[n]!r}")), names, frame, frame)
 
 
 def write_table(frame: pandas.DataFrame, path: str | Path, force: bool = False) -> None:
