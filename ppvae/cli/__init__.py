@@ -1,4 +1,4 @@
-"""The command line: ``ppvae demo | list | info | fit | evaluate | impute``."""
+"""The command line: ``ppvae demo | list | info | fit | evaluate | impute | reproduce``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ppvae.cli.evaluate import evaluate
 from ppvae.cli.fit import fit
 from ppvae.cli.impute import impute
 from ppvae.cli.info import info, list_pairs
+from ppvae.cli.reproduce import reproduce
 from ppvae.cli.shared import errors
 from ppvae.errors import Caution, Problem
 
@@ -27,6 +28,7 @@ app.command()(info)
 app.command()(fit)
 app.command()(evaluate)
 app.command()(impute)
+app.command()(reproduce)
 
 
 def main() -> None:

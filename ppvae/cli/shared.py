@@ -40,11 +40,9 @@ class Figures:
 
     def __post_init__(self) -> None:
         if self.path is not None:
-            refuse_folder(self.path)
             self._refuse_loss()
 
     def _refuse_loss(self) -> None:
-        """Figures replace earlier figures, and nothing else."""
         taken = [
             name
             for name, value in self.arguments.items()
@@ -52,17 +50,7 @@ class Figures:
         ]
         if taken:
             raise Problem(f"--json and {taken[0]} are the same file", "one would replace the other", "another name")
-        if self.path.exists():
-            try:
-                known = {"machine", "results"} <= set(jsonlib.loads(self.path.read_text()))
-            except (ValueError, TypeError, OSError):
-                known = False
-            if not known:
-                raise Problem(
-                    f"{self.path} exists and does not hold figures",
-                    "it would be overwritten",
-                    "another name after --json",
-                )
+        refuse_loss(self.path)
 
     def write(self) -> None:
         """Write them where ``--json`` says."""
@@ -186,6 +174,20 @@ def refuse_existing(path: Path, force: bool) -> None:
     refuse_folder(path)
     if path.exists() and not force:
         raise Problem(f"{path} exists", "it would be overwritten", "another name, or --force")
+
+
+def refuse_loss(path: Path) -> None:
+    """Figures replace earlier figures, and nothing else."""
+    refuse_folder(path)
+    if path.exists():
+        try:
+            known = {"machine", "results"} <= set(jsonlib.loads(path.read_text()))
+        except (ValueError, TypeError, OSError):
+            known = False
+        if not known:
+            raise Problem(
+                f"{path} exists and does not hold figures", "it would be overwritten", "another name after --json"
+            )
 
 
 def refuse_folder(path: Path) -> None:
