@@ -214,6 +214,8 @@ def bad_tables():
         (("impute", "good.csv", "-o", "new.csv", "--json", "new.csv"), "same file"),
         (("impute", "good.csv", "--json", "complete.csv"), "does not hold figures"),
         (("reproduce", "thesis-4.1", "--json", "good.csv"), "does not hold figures"),
+        (("fit", "vae", "--data", "constant.csv"), "'c'"),
+        (("fit", "vae", "--data", "empty_column.csv"), "'b'"),
         (("reproduce", "thesis-9.9"), "thesis-9.9"),
         (("impute", "good.csv", "--seed", "99999999999999999999"), "seed"),
         (("impute", "good.csv", "-o", "nowhere/out.csv"), "nowhere"),

@@ -191,3 +191,27 @@ def test_plain_pyro_masks_entry_by_entry():
     assert (trace.nodes["x"]["log_prob"] == 0).equal(~mask)
     assert trace.nodes["z"]["log_prob"].shape == (40, 1)
     assert pyro.poutine.runtime._PYRO_STACK == []
+
+
+def test_with_a_mask_the_importance_weighted_bound_is_that_of_miwae():
+    """Mattei & Frellsen 2019, eq. 4, typed out without Pyro, on the same noise."""
+    from torch.nn.functional import softplus
+
+    torch.manual_seed(0)
+    pair = ppvae.make("vae", features=5, latents=2, hidden=(7,), likelihood="normal")
+    x, mask = torch.randn(6, 5), torch.rand(6, 5) > 0.4
+    torch.manual_seed(3)
+    ours = ppvae.iw_elbo(20)(pair, x, mask)
+    encoder, decoder = pair.encoder, pair.decoder
+    loc, spread = encoder.head.linear(encoder.net(x * mask)).chunk(2, -1)
+    scale = softplus(spread) + 1e-3
+    torch.manual_seed(3)
+    z = loc + scale * torch.randn(20, 6, 1, 2).squeeze(2)
+    mean, sd = decoder.head.linear(decoder.net(z)), softplus(decoder.head.spread) + 1e-3
+
+    def log_normal(value, loc, scale):
+        return -0.5 * ((value - loc) / scale) ** 2 - torch.log(scale) - 0.5 * math.log(2 * math.pi)
+
+    weights = (log_normal(x, mean, sd) * mask).sum(-1)
+    weights = weights + log_normal(z, torch.zeros(2), torch.ones(2)).sum(-1) - log_normal(z, loc, scale).sum(-1)
+    assert torch.allclose(ours, weights.exp().mean(0).log(), atol=1e-12)

@@ -11,7 +11,18 @@ import typer
 from torch import Tensor
 
 from ppvae import data, exact
-from ppvae.cli.shared import Device, Figures, Force, Json, Seed, console, moments, refuse_empty_rows, refuse_existing
+from ppvae.cli.shared import (
+    Device,
+    Figures,
+    Force,
+    Json,
+    Seed,
+    console,
+    moments,
+    refuse_columns,
+    refuse_empty_rows,
+    refuse_existing,
+)
 from ppvae.errors import Caution, Problem
 from ppvae.training import device_of
 
@@ -120,14 +131,5 @@ def _refuse(x: Tensor, columns: list[str]) -> None:
             "a marker that was read as a number, or the wrong file",
             "leave missing cells empty, or write NA",
         )
-    for j, column in enumerate(columns):
-        values = x[seen[:, j], j]
-        if not len(values):
-            raise Problem(f"the column {column!r} has no value at all", "an unused field", "drop the column")
-        if bool((values == values[0]).all()):
-            raise Problem(
-                f"the column {column!r} is always {values[0].item():g}",
-                "a constant field has no spread to model",
-                "drop the column, or fill it with its value",
-            )
+    refuse_columns(x, columns)
     refuse_empty_rows(x)

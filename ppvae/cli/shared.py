@@ -139,6 +139,7 @@ def source(name: str) -> Source:
 def _table(name: str) -> Source:
     table = data.read_table(name)
     x = torch.as_tensor(table.values)
+    refuse_columns(x, table.columns)
     refuse_empty_rows(x)
     test = torch.arange(len(x)) % 5 == 4
     if not test.any():
@@ -155,6 +156,20 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     loc = x.nanmean(0)
     scale = (x - loc).square().nanmean(0).sqrt()
     return loc.nan_to_num(), torch.where(scale > 0, scale, 1.0).nan_to_num(1.0)
+
+
+def refuse_columns(x: Tensor, columns: list[str]) -> None:
+    """Refuse the columns of a table that hold nothing, or always the same, by their names."""
+    for j, column in enumerate(columns):
+        values = x[~x[:, j].isnan(), j]
+        if not len(values):
+            raise Problem(f"the column {column!r} has no value at all", "an unused field", "drop the column")
+        if bool((values == values[0]).all()):
+            raise Problem(
+                f"the column {column!r} is always {values[0].item():g}",
+                "a constant field has no spread to model",
+                "drop the column, or fill it with its value",
+            )
 
 
 def refuse_empty_rows(x: Tensor) -> None:
