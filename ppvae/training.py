@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ppvae.checking import check, refuse_unfit
+from ppvae.checking import check
 from ppvae.checkpoint import Checkpoint
-from ppvae.door import Table, enter
 from ppvae.errors import Problem
 from ppvae.objectives import elbo
 from ppvae.pair import Pair
 from ppvae.progress import Progress
+from ppvae.rows import Redraw, Rows
 from ppvae.staging import Step
 
 DEFAULT_BATCH = 128
-Redraw = Callable[[Tensor], Tensor]
 
 
 @dataclass
@@ -108,7 +107,7 @@ def fit(
     _refuse_options(epochs, batch_size, learning_rate, seed, clip, held_out, patience, schedule, compile)
     pair.to(device_of(device))
     with _generators_of_its_own(seed):
-        rows = _Rows.enter(pair, x, mask, redraw, held_out)
+        rows = Rows.enter(pair, x, mask, redraw, held_out)
         batch_size = _batch_size(batch_size, len(rows.train))
         model = nn.ModuleList([pair, *([objective] if isinstance(objective, nn.Module) else [])]).to(device_of(device))
         parameters = [p for p in model.parameters() if p.requires_grad]
@@ -170,59 +169,14 @@ def fit(
     return result
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """The data of one fit: which rows are trained on, which are set aside, and how a batch is observed."""
-
-    table: Table
-    train: Tensor
-    aside: Tensor
-    stored: Tensor | None  # what `redraw` observes anew in each batch
-    redraw: Redraw | None
-
-    @classmethod
-    def enter(cls, pair: Pair, x: Any, mask: Any, redraw: Redraw | None, held_out: float) -> _Rows:
-        entries, stored = dict(x) if isinstance(x, Mapping) else {"x": x}, None
-        if redraw is not None:
-            stored = torch.as_tensor(entries["x"]).to(next(pair.parameters()))
-            missing, stored = stored.isnan(), stored.nan_to_num()
-            try:
-                entries["x"] = torch.where(missing, torch.nan, redraw(stored))
-            except RuntimeError as error:  # torch.bernoulli of something that is no probability
-                raise Problem(
-                    f"redraw cannot observe x ({error})",
-                    "the stored values are no probabilities",
-                    "scale grey pixels to [0, 1]",
-                ) from error
-        table = enter(pair, entries, mask if isinstance(mask, Mapping) else {"x": mask})
-        refuse_unfit(pair, table)
-        order = torch.randperm(len(table), device=next(iter(table.values.values())).device)
-        aside = round(held_out * len(table))
-        if held_out and not 0 < aside < len(table):
-            raise Problem(
-                f"held_out={held_out} of {len(table)} rows sets {aside} aside",
-                "too few rows",
-                "a larger share, or more rows",
-            )
-        return cls(table, order[aside:].sort().values, order[:aside].sort().values, stored, redraw)
-
-    def batches(self, size: int) -> Iterator[Table]:
-        order = self.train[torch.randperm(len(self.train), device=self.train.device)]
-        for index in order.split(size):
-            batch = self.table.rows(index)
-            if self.redraw is not None:
-                batch = replace(batch, values={**batch.values, "x": self.redraw(self.stored[index])})
-            yield batch
-
-
-def _held_out_bound(objective: Callable, pair: Pair, rows: _Rows, size: int, seed: int) -> float:
+def _held_out_bound(objective: Callable, pair: Pair, rows: Rows, size: int, seed: int) -> float:
     """The mean bound of the rows set aside, with the same draws after every epoch."""
     with _generators_of_its_own(seed), torch.no_grad():
         total = sum(objective(pair, rows.table.rows(index)).sum() for index in rows.aside.split(size))
     return float(total) / len(rows.aside)
 
 
-def _analytic(objective: Callable, pair: Pair, rows: _Rows) -> tuple[str, ...]:
+def _analytic(objective: Callable, pair: Pair, rows: Rows) -> tuple[str, ...]:
     terms = getattr(objective, "terms", None)
     return terms(pair, rows.table.rows(rows.train[:2])).analytic if terms else ()
 
@@ -241,7 +195,7 @@ def _generators_of_its_own(seed: int) -> Iterator[None]:
         yield
 
 
-def _fingerprint(pair: Pair, objective: Any, rows: _Rows, options: dict[str, Any]) -> dict[str, Any]:
+def _fingerprint(pair: Pair, objective: Any, rows: Rows, options: dict[str, Any]) -> dict[str, Any]:
     """What must agree for a checkpoint to be gone on with."""
     kept = ("epochs", "batch_size", "learning_rate", "seed", "schedule", "clip", "held_out")
     name = type(objective).__name__ if isinstance(objective, nn.Module) else repr(objective)
@@ -321,7 +275,7 @@ def _refuse_no_parameters(parameters: list[nn.Parameter]) -> None:
         raise Problem("the pair has no parameters to fit", "all are frozen, or there are none", "condition it as it is")
 
 
-def _not_finite(seen: str, epoch: int, rows: _Rows) -> Problem:
+def _not_finite(seen: str, epoch: int, rows: Rows) -> Problem:
     return Problem(
         f"{seen} in epoch {epoch}",
         "steps that are too large, or values far from the scale of the model "
@@ -330,5 +284,5 @@ def _not_finite(seen: str, epoch: int, rows: _Rows) -> Problem:
     )
 
 
-def _largest(rows: _Rows) -> float:
+def _largest(rows: Rows) -> float:
     return max(float(v.nan_to_num().abs().max()) for v in rows.table.values.values())

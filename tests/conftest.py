@@ -1,6 +1,7 @@
 """What the tests share: float64 unless a test says otherwise, a seed, and a clean parameter store."""
 
 import os
+import sys
 from pathlib import Path
 
 import pyro
@@ -26,3 +27,25 @@ def data_folder():
     if not folder or not Path(folder).is_dir():
         pytest.skip("PPVAE_DATA names no folder of real data")
     return Path(folder)
+
+
+@pytest.fixture
+def ppvae_(monkeypatch, capfd, tmp_path):
+    """Run a command in an empty folder, in float32: (exit code, standard output, standard error)."""
+    from ppvae.cli import main
+
+    torch.set_default_dtype(torch.float32)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["ppvae", *map(str, words)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run

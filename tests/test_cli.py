@@ -1,7 +1,6 @@
 """The command line: what it writes is what it says, and a wrong input ends with a message and exit code 2."""
 
 import json
-import sys
 
 import arviz
 import numpy as np
@@ -11,31 +10,6 @@ import torch
 
 import ppvae
 from ppvae import exact
-from ppvae.cli import main
-
-
-@pytest.fixture(autouse=True)
-def _float32(tmp_path, monkeypatch):
-    torch.set_default_dtype(torch.float32)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-
-@pytest.fixture
-def ppvae_(monkeypatch, capfd):
-    """Run a command: (exit code, standard output, standard error)."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["ppvae", *map(str, words)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run
 
 
 def table(path="holes.csv", rows=120, missing=0.2, seed=0):

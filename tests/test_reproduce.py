@@ -1,7 +1,6 @@
 """The tables of the documents: the protocol against loops and dense matrices, the command, and what was published."""
 
 import json
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 import torch
 
 from ppvae import exact
-from ppvae.cli import main
 from ppvae.reproduce import Cell, Run, names, table, thesis_missing
 from ppvae.reproduce.run import cells
 from ppvae.reproduce.thesis_missing import EXACT, LEARNED, ROWS, THESIS, Budget
@@ -28,24 +26,6 @@ def images(rows=80, seed=0):
 def made_up(monkeypatch):
     """Stand in for the faces, so that nothing is downloaded."""
     monkeypatch.setattr(thesis_missing.data, "load", lambda name: SimpleNamespace(x=images(250).float()))
-
-
-@pytest.fixture
-def ppvae_(monkeypatch, capfd, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    torch.set_default_dtype(torch.float32)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["ppvae", *map(str, words)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run
 
 
 def by_hand(W, loc, scale, train, train_mask, star_mask, x, mask):
