@@ -129,6 +129,21 @@ def test_impute_completes_a_table_and_leaves_what_was_there(ppvae_):
     assert np.sqrt(np.mean((full - x)[~seen] ** 2)) < 0.6 * np.sqrt(np.mean((mean - x)[~seen] ** 2))
 
 
+def test_impute_draws_tables_that_differ_where_cells_are_missing(ppvae_):
+    x, holes = table(rows=60)
+    assert ppvae_("impute", "holes.csv", "-o", "full.csv", "--draws", 200)[0] == 0
+    frame, full = pd.read_csv("full.draws.csv"), pd.read_csv("full.csv").to_numpy()
+    assert list(frame.columns) == ["draw", "a", "b", "c", "d"] and sorted(set(frame["draw"])) == list(range(1, 201))
+    draws = frame.drop(columns="draw").to_numpy().reshape(200, 60, 4)
+    missing = np.isnan(holes)
+    assert (draws[:, ~missing] == draws[0, ~missing]).all() and (draws[:, missing].std(0) > 0).all()
+    error = draws[:, missing].std(0) / np.sqrt(200)  # their mean is the conditional mean
+    assert (np.abs(draws[:, missing].mean(0) - full[missing]) < 5 * error).all()
+    assert ppvae_("impute", "holes.csv", "-o", "new.csv", "--draws", 2)[0] == 0
+    code, _, err = ppvae_("impute", "holes.csv", "-o", "full.other.csv", "--draws", -1)
+    assert code == 2 and "draws" in err
+
+
 def test_impute_writes_observed_cells_as_they_stood(ppvae_):
     lines = ["a,b,c"] + [f"{i:03d},{i * 2}.1240,{12345678901234567 + i}" for i in range(1, 30)]
     lines[5] = "005,,12345678901234572"
@@ -165,6 +180,7 @@ def bad_tables():
     frame.fillna(1.0).to_csv("complete.csv", index=False)
     frame.assign(**{c: frame[c].where(frame.index != 7) for c in frame}).to_csv("empty_row.csv", index=False)
     frame[:1].to_csv("one_row.csv", index=False)
+    frame.to_csv("in.draws.csv", index=False)
     frame.to_csv("semicolons.csv", index=False, sep=";")
     open("nothing.csv", "w").close()
 
@@ -195,6 +211,7 @@ def bad_tables():
         (("impute", "good.csv", "-o", "nowhere/out.csv"), "nowhere"),
         (("impute", "good.csv", "-o", "good.csv"), "exists"),
         (("impute", "good.csv", "-o", "good.csv", "--force"), "the output is the input"),
+        (("impute", "in.draws.csv", "-o", "in.csv", "--draws", "2", "--force"), "the output is the input"),
         (("fit", "vea"), "vea"),
         (("fit", "vae", "--data", "nist"), "nist"),
         (("fit", "vae", "--objective", "elbow"), "elbow"),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
 from torch import Tensor
 
+import ppvae
 from ppvae import data, exact
 from ppvae.cli.shared import (
     Device,
@@ -26,6 +27,9 @@ from ppvae.cli.shared import (
 from ppvae.errors import Caution, Problem
 from ppvae.training import device_of
 
+if TYPE_CHECKING:
+    import pandas
+
 
 def impute(
     table: Annotated[Path, typer.Argument(help="A CSV file of numbers with a header; empty cells, NA, ? are missing.")],
@@ -33,16 +37,25 @@ def impute(
     latents: Annotated[
         int | None, typer.Option(min=1, help="Factors; default: chosen by entries hidden for the purpose.")
     ] = None,
+    draws: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Also write so many completed tables, drawn from what is plausible, to NAME.draws.csv."
+        ),
+    ] = 0,
     force: Force = False,
     seed: Seed = 0,
     device: Device = "auto",
     json: Json = None,
 ) -> None:
     """Complete a table with holes. Observed cells are written as they were; the input file is not touched."""
-    figures = Figures("impute", {"table": str(table), "output": str(output), "latents": latents, "seed": seed}, json)
-    refuse_existing(output, force)
-    if output.exists() and output.samefile(table):
-        raise Problem("the output is the input", "the table with holes would be lost", "another name after -o")
+    many = output.with_name(f"{output.stem}.draws.csv")
+    arguments = {"table": str(table), "output": str(output), "latents": latents, "draws": draws, "seed": seed}
+    figures = Figures("impute", arguments, json)
+    for path in [output, many] if draws else [output]:
+        refuse_existing(path, force)
+        if path.exists() and table.exists() and path.samefile(table):
+            raise Problem("the output is the input", "the table with holes would be lost", "another name after -o")
     holes = data.read_table(table)
     x = torch.as_tensor(holes.values, device=device_of(device))
     _refuse(x, holes.columns)
@@ -55,15 +68,14 @@ def impute(
     best = min(errors, key=errors.get) if errors else candidates[0]
     fitted = _fit(z, best, mask, iterations=3000, tolerance=1e-6)
     completed = exact.impute_mean(fitted.W, fitted.loc, fitted.scale, z.nan_to_num(), mask) * scale + loc
-    frame = holes.cells.copy()
-    for j, column in enumerate(frame.columns):
-        gaps = ~mask[:, j].cpu().numpy()
-        if gaps.any():
-            frame.loc[gaps, column] = [repr(value) for value in completed[mask[:, j].logical_not(), j].tolist()]
-    data.write_table(frame, output, force)
+    if draws:
+        torch.manual_seed(seed)
+        data.write_table(_stacked(holes.cells, mask, _draws(fitted, z, mask, draws) * scale + loc), many, force)
+    data.write_table(_filled(holes.cells, mask, completed), output, force)
+    where = f"{output}, {draws} draws to {many}" if draws else output
     console.print(
         f"{len(x)} rows, {x.shape[1]} columns, {int((~mask).sum())} missing cells completed by factor analysis "
-        f"with {best} factor{'s' if best > 1 else ''}; written to {output}"
+        f"with {best} factor{'s' if best > 1 else ''}; written to {where}"
     )
     baseline = _baseline(z, mask & ~hidden, hidden)
     if errors:
@@ -89,6 +101,32 @@ def impute(
         "log_likelihood": float(fitted.log_likelihood[-1]),
     }
     figures.write()
+
+
+def _draws(fitted: exact.FactorAnalysis, z: Tensor, mask: Tensor, draws: int) -> Tensor:
+    """Completed tables from p(x_m | x_o), (S, N, D)."""
+    pair = ppvae.make("factor_analysis_exact", z.shape[1], fitted.W.shape[1]).to(z)
+    pair.decoder.set_(fitted.W, fitted.loc, fitted.scale)
+    return ppvae.condition(pair, z, mask).impute(draws)
+
+
+def _filled(cells: pandas.DataFrame, mask: Tensor, completed: Tensor) -> pandas.DataFrame:
+    """The cells as they stood, the missing ones replaced by (N, D) values."""
+    frame = cells.copy()
+    for j, column in enumerate(frame.columns):
+        gaps = ~mask[:, j]
+        if gaps.any():
+            frame.loc[gaps.cpu().numpy(), column] = [repr(value) for value in completed[gaps, j].tolist()]
+    return frame
+
+
+def _stacked(cells: pandas.DataFrame, mask: Tensor, completed: Tensor) -> pandas.DataFrame:
+    """Completed tables (S, N, D) below one another, numbered in a first column."""
+    import pandas
+
+    name = "draw" if "draw" not in cells.columns else ".draw"
+    tables = [_filled(cells, mask, one) for one in completed]
+    return pandas.concat(tables, keys=range(1, len(tables) + 1), names=[name]).reset_index(level=0)
 
 
 def _candidates(features: int) -> list[int]:
