@@ -239,3 +239,11 @@ def test_a_wrong_input_ends_with_a_message_and_exit_code_2(ppvae_, words, says, 
     assert code == 2 and says in err, (code, err)
     assert "Traceback" not in err
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == there  # nothing half-written, nothing lost
+
+
+def test_hiding_cells_never_leaves_a_column_without_spread():
+    from ppvae.exact.choice import spared
+
+    z = torch.tensor([[1.0, 1.0], [1.0, 2.0], [2.0, 3.0], [1.0, torch.nan]])
+    hidden = torch.tensor([[False, True], [False, False], [True, False], [False, True]])
+    assert spared(z, hidden).tolist() == [[False, True], [False, False], [False, False], [False, False]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 import typer
@@ -25,6 +25,7 @@ from ppvae.cli.shared import (
     refuse_existing,
 )
 from ppvae.errors import Caution, Problem
+from ppvae.exact.choice import candidates, em_quietly, hidden_errors, spared
 from ppvae.training import device_of
 
 if TYPE_CHECKING:
@@ -62,11 +63,12 @@ def impute(
     mask = ~x.isnan()
     loc, scale = moments(x)
     z = (x - loc) / scale  # standardised, NaN where missing
-    candidates = [latents] if latents else _candidates(x.shape[1])
-    hidden = mask & (torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)).to(x.device) < 0.1)
-    errors = {k: _error(z, mask & ~hidden, hidden, k) for k in candidates} if hidden.any() else {}
-    best = min(errors, key=errors.get) if errors else candidates[0]
-    fitted = _fit(z, best, mask, iterations=3000, tolerance=1e-6)
+    drawn = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)).to(x.device)
+    hidden = spared(z, drawn < 0.1)
+    sizes = [latents] if latents else candidates(x.shape[1])
+    errors = hidden_errors(z, hidden, sizes) if hidden.any() else {}
+    best = min(errors, key=errors.get) if errors else sizes[0]
+    fitted = em_quietly(z, best, iterations=3000, tolerance=1e-6)
     completed = exact.impute_mean(fitted.W, fitted.loc, fitted.scale, z.nan_to_num(), mask) * scale + loc
     if draws:
         torch.manual_seed(seed)
@@ -127,27 +129,6 @@ def _stacked(cells: pandas.DataFrame, mask: Tensor, completed: Tensor) -> pandas
     name = "draw" if "draw" not in cells.columns else ".draw"
     tables = [_filled(cells, mask, one) for one in completed]
     return pandas.concat(tables, keys=range(1, len(tables) + 1), names=[name]).reset_index(level=0)
-
-
-def _candidates(features: int) -> list[int]:
-    """1, 2, 3, 5, 8, … factors, fewer than columns."""
-    sizes, (a, b) = [], (1, 2)
-    while a < min(features, 60):
-        sizes.append(a)
-        a, b = b, a + b
-    return sizes
-
-
-def _fit(z: Tensor, latents: int, mask: Tensor, **options: Any) -> exact.FactorAnalysis:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Caution)  # EM that still gains a little: the hidden cells say what it is worth
-        return exact.em(z, latents, mask, **options)
-
-
-def _error(z: Tensor, mask: Tensor, hidden: Tensor, latents: int) -> float:
-    fitted = _fit(z, latents, mask, iterations=200, tolerance=1e-4)
-    found = exact.impute_mean(fitted.W, fitted.loc, fitted.scale, z.nan_to_num(), mask)
-    return float((found - z)[hidden].square().mean().sqrt())
 
 
 def _baseline(z: Tensor, mask: Tensor, hidden: Tensor) -> float:
