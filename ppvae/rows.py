@@ -53,6 +53,12 @@ class Rows:
             )
         return cls(table, order[aside:].sort().values, order[:aside].sort().values, stored, redraw)
 
+    def sums(self) -> dict[str, float]:
+        """A number for each entry and mask, by which other data under the same path are found out."""
+        stored = {} if self.stored is None else {"x": self.stored}  # what was redrawn differs from fit to fit
+        values = {name: float(value.nansum()) for name, value in {**self.table.values, **stored}.items()}
+        return values | {f"mask of {name}": float(mask.sum()) for name, mask in self.table.masks.items()}
+
     def batches(self, size: int) -> Iterator[Table]:
         order = self.train[torch.randperm(len(self.train), device=self.train.device)]
         for index in order.split(size):

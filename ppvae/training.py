@@ -115,7 +115,7 @@ def fit(
         model.eval()
         check(pair, rows.table.rows(rows.train[: max(2, min(16, batch_size))]))
         analytic = _analytic(objective, pair, rows)
-        optimizer = torch.optim.Adam(parameters, lr=learning_rate, fused=all(p.is_floating_point() for p in parameters))
+        optimizer = torch.optim.Adam(parameters, lr=learning_rate, fused=True)
         step = Step(pair, objective, parameters, staged=compile == "auto")
         steps = math.ceil(len(rows.train) / batch_size)
 
@@ -150,6 +150,7 @@ def fit(
                         raise _not_finite(f"the bound became {bound}", epoch + 1, rows)
                 except BaseException as error:  # Ctrl-C too: an epoch is done or it is not
                     model.load_state_dict(before)
+                    model.eval()
                     if isinstance(error, torch.linalg.LinAlgError):
                         raise _not_finite("a covariance became singular", epoch + 1, rows) from error
                     raise
@@ -203,7 +204,7 @@ def _fingerprint(pair: Pair, objective: Any, rows: Rows, options: dict[str, Any]
         "pair": str(pair._built),
         "objective": name,
         "rows": len(rows.table),
-        "sum": float(sum(v.nansum() for v in rows.table.values.values())) if rows.redraw is None else 0.0,
+        "data": rows.sums(),
         **{key: options[key] for key in kept},
     }
 

@@ -389,3 +389,45 @@ def test_a_masked_array_says_what_is_missing():
     x[3, 2] = -999
     post = ppvae.condition(made, np.ma.masked_equal(x, -999))
     assert not post.table.masks["x"][3, 2] and post.table.masks["x"].sum() == x.size - 1
+
+
+def test_the_bound_of_an_epoch_is_the_mean_over_its_rows():
+    """With the exact guide and steps too small to matter it is the mean log-evidence, last smaller batch included."""
+    x = rows(N=25)
+    x[20:] *= 3  # rows that a mean over batches would weigh wrongly
+    made = pair("factor_analysis_exact", features=6)
+    record = ppvae.fit(made, x, epochs=1, batch_size=10, learning_rate=1e-15).history[0]
+    assert abs(record["bound"] - ppvae.condition(made, x).log_evidence().mean()) < 1e-10
+
+
+def test_early_stopping_goes_back_to_the_parameters_of_the_best_epoch():
+    x = rows(N=40)
+    options = {"batch_size": 20, "learning_rate": 2e-2, "held_out": 0.25, "schedule": "constant"}
+    made, again = (pair("vae", features=6, likelihood="normal", hidden=(64,)) for _ in range(2))
+    bounds = [r["held_out"] for r in ppvae.fit(made, x, epochs=300, patience=5, **options).history]
+    ppvae.fit(again, x, epochs=bounds.index(max(bounds)) + 1, **options)
+    assert all(torch.equal(a, b) for a, b in zip(made.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_rows_held_out_are_not_trained_on():
+    from ppvae.rows import Rows
+
+    split = Rows.enter(pair("factor_analysis_exact", features=6), rows(N=40), None, None, 0.25)
+    assert sorted([*split.train.tolist(), *split.aside.tolist()]) == list(range(40)) and len(split.aside) == 10
+    assert sum(len(batch) for batch in split.batches(7)) == 30
+
+
+@pytest.mark.parametrize("redraw", [None, lambda p: p.round()])
+def test_a_checkpoint_of_other_data_or_another_mask_is_refused(tmp_path, redraw):
+    x = torch.rand(30, 6)
+    mask = torch.rand(30, 6) > 0.3
+    mask[:, 0] = True
+    options = {"epochs": 1, "batch_size": 30, "checkpoint": tmp_path / "a.ckpt", "redraw": redraw}
+    made = pair("vae", features=6, likelihood="normal")
+    if redraw is not None:
+        made = pair("vae", features=6)
+    ppvae.fit(made, x, mask, **options)
+    ppvae.fit(made, x, mask, **options)
+    for other, seen in ((x * 0.9, mask), (x, mask.logical_not().index_fill(1, torch.tensor([0]), True))):
+        with pytest.raises(ppvae.Problem, match="another fit"):
+            ppvae.fit(made, other, seen, **options)

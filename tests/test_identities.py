@@ -215,3 +215,16 @@ def test_with_a_mask_the_importance_weighted_bound_is_that_of_miwae():
     weights = (log_normal(x, mean, sd) * mask).sum(-1)
     weights = weights + log_normal(z, torch.zeros(2), torch.ones(2)).sum(-1) - log_normal(z, loc, scale).sum(-1)
     assert torch.allclose(ours, weights.exp().mean(0).log(), atol=1e-12)
+
+
+def test_nan_is_missing_even_where_the_mask_says_observed():
+    pair, x, mask = linear_gaussian()
+    holes = x.clone()
+    holes[1, 3] = holes[5, 2] = math.nan  # row 1 is observed throughout
+    exact = truth(pair, x, mask & ~holes.isnan())
+    assert (ppvae.elbo()(pair, holes, mask) - exact).abs().max() < 1e-10
+
+
+def test_an_infinity_in_a_missing_slot_is_nothing():
+    pair, x, mask = linear_gaussian()
+    assert torch.equal(ppvae.iw_elbo(1)(pair, torch.where(mask, x, math.inf), mask).isfinite(), torch.ones(40).bool())

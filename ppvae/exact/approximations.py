@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from ppvae.errors import Problem
-from ppvae.exact.linear_gaussian import checked, whiten
-from ppvae.exact.posterior import _inverse_root, posterior
+from ppvae.exact.linear_gaussian import checked, inverse_root, whiten
+from ppvae.exact.posterior import posterior
 
 
 def mean_imputation(W: Tensor, loc: Tensor, scale: Tensor, x: Tensor, mask: Tensor | bool = True) -> dist.Independent:
@@ -56,7 +56,7 @@ def scaled_covariance(
     count = seen.sum(-1)  # (N,)
     gain = A.mT @ A  # P - I
     shares = (count if N <= D else torch.arange(D + 1, device=x.device)).to(A.dtype) / D
-    S = _inverse_root(torch.eye(K, dtype=A.dtype, device=A.device) + shares[:, None, None] * gain)
+    S = inverse_root(torch.eye(K, dtype=A.dtype, device=A.device) + shares[:, None, None] * gain)
     S = S if N <= D else S[count]  # (N, K, K)
     mean = S @ (S.mT @ (r @ A).unsqueeze(-1))
     return dist.MultivariateNormal(mean.squeeze(-1), scale_tril=S)

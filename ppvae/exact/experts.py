@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from ppvae.errors import Problem
-from ppvae.exact.linear_gaussian import checked, precision
-from ppvae.exact.posterior import _inverse_root
+from ppvae.exact.linear_gaussian import checked, inverse_root, precision
 
 
 def true_terms(W: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -31,7 +30,7 @@ def true_terms(W: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, T
 def rank_one(v: Tensor, u: Tensor, c: Tensor, x: Tensor, mask: Tensor | bool = True) -> dist.MultivariateNormal:
     """Give the product of rank-one experts: v, u (D, K), c (D,), x (N, D) to batch (N,), event (K,)."""
     b, mask = _shift(v, u, c, x, mask)
-    S = _inverse_root(precision(v, mask))  # (K, K) or (N, K, K)
+    S = inverse_root(precision(v, mask))  # (K, K) or (N, K, K)
     mean = (S @ (S.mT @ b.unsqueeze(-1))).squeeze(-1)
     return dist.MultivariateNormal(mean, scale_tril=S.expand(len(x), -1, -1))
 

@@ -123,3 +123,14 @@ def chunks(W: Tensor, x: Tensor, mask: Tensor | None) -> Iterator[tuple[Tensor, 
     rows = chunk_rows(*W.shape, x.element_size())
     xs = x.split(rows)
     yield from zip(xs, [None] * len(xs) if mask is None else mask.split(rows), strict=True)
+
+
+def inverse_root(P: Tensor) -> Tensor:
+    """Give the lower triangular S with S S^T = P^-1 (..., K, K), from one Cholesky factorisation.
+
+    With P flipped along both dims = L L^T, P^-1 = flip(L^-T) flip(L^-1), and a flipped upper triangle is
+    lower.
+    """
+    L = torch.linalg.cholesky(P.flip(-2, -1))
+    eye = torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
+    return torch.linalg.solve_triangular(L, eye, upper=False).mT.flip(-2, -1)

@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from ppvae.exact.linear_gaussian import checked, chunks, precision, precision_cholesky, whiten
+from ppvae.exact.linear_gaussian import checked, chunks, inverse_root, precision, precision_cholesky, whiten
 
 
 def posterior(W: Tensor, loc: Tensor, scale: Tensor, x: Tensor, mask: Tensor | bool = True) -> dist.MultivariateNormal:
@@ -40,12 +40,12 @@ def posterior(W: Tensor, loc: Tensor, scale: Tensor, x: Tensor, mask: Tensor | b
     A, r = whiten(W, loc, scale, x, mask)  # (D, K), (N, D)
     b = r @ A  # (N, K)
     if mask is None or mask.shape[-1] == 1:
-        S = _inverse_root(precision(A, None))  # (K, K)
+        S = inverse_root(precision(A, None))  # (K, K)
         mean = b @ S @ S.mT  # (N, K), already 0 in rows that observe nothing
         if mask is not None:
             S = torch.where(mask.unsqueeze(-1), S, torch.eye(A.shape[-1], dtype=A.dtype, device=A.device))
     else:
-        S = _inverse_root(precision(A, mask))  # (N, K, K)
+        S = inverse_root(precision(A, mask))  # (N, K, K)
         mean = (S @ (S.mT @ b.unsqueeze(-1))).squeeze(-1)  # (N, K, K) x (N, K, 1) -> (N, K)
     return dist.MultivariateNormal(mean, scale_tril=S.expand(len(x), -1, -1))
 
@@ -120,17 +120,6 @@ def impute_mean(W: Tensor, loc: Tensor, scale: Tensor, x: Tensor, mask: Tensor |
         m = _solve(precision_cholesky(A, seen), r @ A)  # (n, K)
         filled.append(torch.where(seen, rows, m @ W.mT + loc))  # (n, D)
     return torch.cat(filled)
-
-
-def _inverse_root(P: Tensor) -> Tensor:
-    """Give the lower triangular S with S S^T = P^-1 (..., K, K), from one Cholesky factorisation.
-
-    With P flipped along both dims = L L^T, P^-1 = flip(L^-T) flip(L^-1), and a flipped upper triangle is
-    lower.
-    """
-    L = torch.linalg.cholesky(P.flip(-2, -1))
-    eye = torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
-    return torch.linalg.solve_triangular(L, eye, upper=False).mT.flip(-2, -1)
 
 
 def _solve(L: Tensor, b: Tensor) -> Tensor:
