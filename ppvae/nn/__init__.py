@@ -1,6 +1,7 @@
 """Networks that return distributions, so that a sample line is its formula."""
 
+from ppvae.nn.encoders import encoder
 from ppvae.nn.heads import Bernoulli, Categorical, Gaussian, Normal, likelihood
 from ppvae.nn.layers import mlp, rows
 
-__all__ = ["Bernoulli", "Categorical", "Gaussian", "Normal", "likelihood", "mlp", "rows"]
+__all__ = ["Bernoulli", "Categorical", "Gaussian", "Normal", "encoder", "likelihood", "mlp", "rows"]
