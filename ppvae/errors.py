@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class Problem(ValueError):
@@ -42,3 +43,11 @@ def own_words() -> Iterator[None]:
             "a shape that does not broadcast over rows and particles, or a value outside a site's support",
             "pyro.poutine.trace(pair.model).get_trace(x, mask).format_shapes() shows each site",
         ) from error
+
+
+def refuse_count(name: str, value: Any) -> None:
+    """Refuse what is no number of draws."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise Problem(
+            f"{name} is {value!r}", f"{name} is a number of draws, a whole number of at least 1", f"{name}=100"
+        )

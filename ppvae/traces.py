@@ -56,7 +56,9 @@ class Traces:
                 yield name, site
 
 
-def run(pair: Pair, table: Table, particles: int = 1, enumerate: bool = True) -> Traces:
+def run(
+    pair: Pair, table: Table, particles: int = 1, enumerate: bool = True, at: dict[str, Tensor] | None = None
+) -> Traces:
     """Trace the guide, and the story replayed on it, under one particle plate.
 
     Args:
@@ -64,6 +66,8 @@ def run(pair: Pair, table: Table, particles: int = 1, enumerate: bool = True) ->
         table: as `ppvae.door.enter` gives it.
         particles: P; with P > 1 every site has P draws at dim -3.
         enumerate: sites marked ``infer={"enumerate": "parallel"}`` hold every value instead of a draw.
+        at: latents by name that take these values, of the shapes that draws would have, instead of draws; give
+            ``enumerate=False`` with it.
 
     Raises:
         Problem: a site that only the guide has, a latent drawn where it was observed, a mask around a latent,
@@ -78,6 +82,8 @@ def run(pair: Pair, table: Table, particles: int = 1, enumerate: bool = True) ->
         partly = table.partly_seen(pair)
         if partly:
             outer.enter_context(Seen(partly))
+        if at:
+            outer.enter_context(At(at))
         guide_program, model_program = pair.guide, pair.model
         if enumerate:  # inside the replay, or a replayed site would not know whose values its dims hold
             guide_program, model_program = EnumMessenger(-1 - nesting)(pair.guide), EnumMessenger()(pair.model)
@@ -88,6 +94,18 @@ def run(pair: Pair, table: Table, particles: int = 1, enumerate: bool = True) ->
     _refuse(traces)
     _observe_where_seen(traces)
     return traces
+
+
+class At(Messenger):
+    """Give latents values instead of draws, in guide and story alike; they stay latents, and their densities count."""
+
+    def __init__(self, values: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if msg["name"] in self.values and not msg["is_observed"]:
+            msg["value"], msg["done"] = self.values[msg["name"]], True
 
 
 class Seen(Messenger):

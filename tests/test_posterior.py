@@ -9,6 +9,7 @@ from examples import data, linear_gaussian, pair
 from oracles import dense_impute_mean, dense_log_evidence, dense_posterior
 
 import ppvae
+from ppvae import blocks
 
 
 def dense(made, x, mask):
@@ -64,14 +65,12 @@ def test_the_imputed_mean_is_the_conditional_mean():
 
 def test_the_blocks_change_nothing_but_memory(monkeypatch):
     """Means in blocks of few rows and particles estimate the same; the exact evidence is the same number."""
-    import ppvae.posterior as posterior
-
     made, x, mask = linear_gaussian("factor_analysis_diagonal")
     exact = dense_log_evidence(*dense(made, x, mask))
     whole = ppvae.condition(made, x, mask)
     a = torch.stack([whole.log_evidence(600) for _ in range(20)])
     mean_a = torch.stack([whole.impute_mean(300) for _ in range(20)])
-    monkeypatch.setitem(posterior.BLOCK_BYTES, "cpu", 2**18)  # 128 cells: rows of 600 in 5 blocks
+    monkeypatch.setitem(blocks.BLOCK_BYTES, "cpu", 2**18)  # 128 cells: rows of 600 in 5 blocks
     cut = ppvae.condition(made, x, mask)
     assert len(list(cut._blocks(600))) == 40 and next(cut._blocks(600))[1] == [128, 128, 128, 128, 88]
     b = torch.stack([cut.log_evidence(600) for _ in range(20)])
@@ -150,7 +149,16 @@ def test_the_tree_is_read_by_the_installed_arviz(tmp_path):
     tree.to_netcdf(tmp_path / "run.nc")
     read = arviz.from_netcdf(tmp_path / "run.nc")
     groups = set(tree.children)
-    assert groups == {"posterior", "posterior_predictive", "log_likelihood", "observed_data", "constant_data"}
+    assert groups == {
+        "posterior",
+        "posterior_predictive",
+        "prior",
+        "prior_predictive",
+        "log_likelihood",
+        "sample_stats",
+        "observed_data",
+        "constant_data",
+    }
     assert read["posterior"]["z"].dims == ("chain", "draw", "row", "z_dim_1") and read["posterior"]["z"].shape == (
         1,
         50,
@@ -204,3 +212,48 @@ def test_an_entry_that_is_absent_or_partly_seen_is_drawn_from_its_posterior():
     draws = seen.impute(2000)
     assert abs(draws[:, 0].mean() - 5) < 5 / 2000**0.5 and abs(draws[:, 1].mean()) < 5 * 5.1 / 2000**0.5
     assert (seen.sample(200)["y"][:, 0] == 1).all()
+
+
+def test_a_mean_in_blocks_is_the_mean_under_all_weights():
+    """Log-weights of a thousand nats, the largest in any block."""
+    from ppvae.averages import log_mean_exp, weighted_mean
+
+    values, weights = torch.randn(90, 4, 3), 300 * torch.randn(90, 4)
+    blocks = list(zip(values.split(20), weights.split(20), strict=True))
+    whole = torch.einsum("pn,pnd->nd", weights.softmax(0), values)
+    assert (weighted_mean(blocks) - whole).abs().max() < 1e-12
+    assert (log_mean_exp([w for _, w in blocks]) - (weights.logsumexp(0) - math.log(90))).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("name", ["factor_analysis_exact", "factor_analysis_diagonal", "conditional_vae", "two_layer"])
+def test_the_file_written_by_blocks_is_the_trees_own(name, tmp_path, monkeypatch):
+    """Equal seeds; a guide's draws depend on how the rows are cut, so both are cut alike."""
+    import xarray
+
+    made = pair(name)
+    entries, mask = data(made, rows=30)
+    post = ppvae.condition(made, entries, {"x": mask})
+    monkeypatch.setitem(blocks.BLOCK_BYTES, "cpu", 2**18)
+    torch.manual_seed(0)
+    post.to_netcdf(tmp_path / "whole.nc", draws=20)
+    with xarray.open_datatree(tmp_path / "whole.nc", engine="h5netcdf") as read:
+        x, seen = read["observed_data"]["x"].values, read["constant_data"]["mask"].values
+        assert x.shape == tuple(mask.shape) and (seen == mask.numpy()).all()
+        predicted = read["posterior_predictive"]["x"].values[0]
+        assert (predicted[:, mask.numpy()] == x[mask.numpy()]).all()
+        assert read["prior_predictive"]["x"].shape == (1, 20, *mask.shape)
+        assert read["sample_stats"]["ess"].shape == (30,)
+
+
+def test_the_prior_is_the_storys():
+    made, x, mask = linear_gaussian(N=20)
+    tree = ppvae.condition(made, x, mask).to_datatree(4000)
+    z = torch.as_tensor(tree["prior"]["z"].values[0]).flatten(0, 1)  # (80000, K)
+    assert (z.mean(0).abs() < 5 / 80_000**0.5).all()
+    assert ((z.T.cov() - torch.eye(3)).abs() < 5 * 2**0.5 / 80_000**0.5).all()
+    generated = torch.as_tensor(tree["prior_predictive"]["x"].values[0]).flatten(0, 1)
+    d = made.decoder
+    covariance = (d.W @ d.W.T + d.scale.square().diag()).detach()
+    sd = covariance.diagonal().sqrt()
+    assert ((generated.mean(0) - d.loc).abs() < 5 * sd / 80_000**0.5).all()
+    assert ((generated.T.cov() - covariance).abs() < 5 * 2**0.5 * sd.outer(sd) / 80_000**0.5).all()
