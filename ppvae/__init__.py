@@ -1,12 +1,13 @@
 """Deep latent variable models as Pyro programs: write a story and a guide, train, condition, and check them."""
 
-from ppvae import data, exact, nn
+from ppvae import data, evaluate, exact, nn
 from ppvae.catalogue import load, make, names, save
 from ppvae.checking import check
 from ppvae.errors import Caution, Problem
-from ppvae.objectives import elbo, iw_elbo
+from ppvae.objectives import annealed, beta, capacity, elbo, free_bits, frozen, iw_elbo, renyi, wake_sleep
 from ppvae.pair import Pair
 from ppvae.posterior import Posterior, condition
+from ppvae.refine import gaps, memoryless, refine
 from ppvae.training import Fit, fit
 
 __version__ = "0.1.0"
@@ -16,16 +17,27 @@ __all__ = [
     "Pair",
     "Posterior",
     "Problem",
+    "annealed",
+    "beta",
+    "capacity",
     "check",
     "condition",
     "data",
     "elbo",
+    "evaluate",
     "exact",
     "fit",
+    "free_bits",
+    "frozen",
+    "gaps",
     "iw_elbo",
     "load",
     "make",
+    "memoryless",
     "names",
     "nn",
+    "refine",
+    "renyi",
     "save",
+    "wake_sleep",
 ]

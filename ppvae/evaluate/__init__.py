@@ -1,0 +1,36 @@
+"""What a fitted pair is worth: scores of imputations, evidence, and diagnostics, beside the exact answer where there is one."""
+
+from ppvae.evaluate.annealing import Annealed, Bracket, ais, bdmc
+from ppvae.evaluate.calibration import Coverage, Ranks, sbc, tarp
+from ppvae.evaluate.imputation import ImputationScores, coverage, crps, crps_gaussian, imputation_scores, interval
+from ppvae.evaluate.latents import Information, RateDistortion, Units, information, rate_distortion, units
+from ppvae.evaluate.predictive import PredictiveCheck, predictive_check
+from ppvae.evaluate.weights import Evidence, evidence, pareto_threshold
+
+__all__ = [
+    "Annealed",
+    "Bracket",
+    "Coverage",
+    "Evidence",
+    "ImputationScores",
+    "Information",
+    "PredictiveCheck",
+    "Ranks",
+    "RateDistortion",
+    "Units",
+    "ais",
+    "bdmc",
+    "coverage",
+    "crps",
+    "crps_gaussian",
+    "evidence",
+    "imputation_scores",
+    "information",
+    "interval",
+    "pareto_threshold",
+    "predictive_check",
+    "rate_distortion",
+    "sbc",
+    "tarp",
+    "units",
+]
