@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ppvae import Problem, data
-from ppvae.data import formats, sources
+from ppvae.data import formats, sources, uci
 from ppvae.data import mnist as mnist_module
 
 FOLDER = Path(os.environ.get("PPVAE_DATA") or "unset")
@@ -272,9 +272,30 @@ def test_a_download_that_fails_leaves_nothing_and_says_what_to_do(small, home, t
 
 
 def test_without_network_every_set_with_files_ends_in_a_problem(home):
-    for name in ("mnist", "mnist_static", "mnist_grey", "frey"):
+    for name in ("mnist", "mnist_static", "mnist_grey", "frey", "concrete", "letter"):
         with pytest.raises(Problem, match="put the files in a folder"):
             data.load(name)
+
+
+@needs("uci.npz")
+def test_the_public_tables_are_those_in_the_folder_under_two_files_of_one_name(home):
+    """As their public homes write them: commas or semicolons, with or without names and further columns."""
+    answers, _ = home
+    with np.load(FOLDER / "uci.npz", allow_pickle=False) as held:
+        for name, table in uci.TABLES.items():
+            lines = [",".join(map(repr, row)) for row in held[name].tolist()]
+            if name == "wine_red":
+                lines = ['"fixed acidity";"and so on"', *(line.replace(",", ";") for line in lines)]
+            answers[table.urls[-1]] = "\n".join(lines).encode()
+    for name in uci.TABLES:
+        assert torch.equal(uci.numbers(name), uci.numbers(name, FOLDER))
+    x = uci.numbers("hivae_defaultcredit")
+    assert x.shape == (30_000, 14) and x[0, :4].tolist() == [20_000, 24, 3913, 3102]
+
+
+def test_standardised_tables_are_the_numbers_in_standard_deviations():
+    x, z = uci.numbers("breast"), data.load("breast").x
+    assert torch.allclose(z.double(), (x - x.mean(0)) / x.std(0, correction=0), atol=1e-5)
 
 
 @needs("frey.npz", "binarized_mnist.npz")

@@ -9,9 +9,11 @@ from ppvae.data.dataset import Dataset
 from ppvae.data.digits import digits, digits_binary
 from ppvae.data.frey import frey
 from ppvae.data.mnist import mnist, mnist_grey, mnist_static
+from ppvae.data.uci import MAKERS as TABLES
 from ppvae.errors import Problem
 
-MAKERS = {maker.__name__: maker for maker in (digits, digits_binary, mnist, mnist_static, mnist_grey, frey)}
+IMAGES = (digits, digits_binary, mnist, mnist_static, mnist_grey, frey)
+MAKERS = {maker.__name__: maker for maker in IMAGES} | TABLES
 
 
 def names() -> tuple[str, ...]:
@@ -25,7 +27,7 @@ def load(name: str, *, folder: str | Path | None = None) -> Dataset:
     Args:
         name: one of `names()`.
         folder: where the files lie; else the environment variable PPVAE_DATA; else they are
-            downloaded once, checked by sha256, and kept in the user's cache. Digits need no file.
+            downloaded once, checked by sha256, and kept in the user's cache. Digits and breast need no file.
 
     Raises:
         Problem: an unknown name; a file that is missing, damaged or other than the published one.

@@ -1,4 +1,4 @@
-"""Read the file formats of the public data sets into their bytes. Nothing is unpickled."""
+"""Read the file formats of the public data sets into their numbers. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def read(path: Path, key: str) -> np.ndarray:
-    """Read a file as uint8, by its suffix: .gz, .npz, .mat or .amat.
+    """Read a file by its suffix: .gz, .npz, .mat or .amat as uint8, tables in .npz, .csv or .txt as float64.
 
     Args:
         path: the file.
@@ -17,12 +17,14 @@ def read(path: Path, key: str) -> np.ndarray:
 
     Returns:
         .gz: the decompressed bytes, (n,). .npz: the array `key`. .mat: Frey faces, (N, 28, 20).
-        .amat: the bits of each line packed as `numpy.packbits` does, (N, D/8).
+        .amat: the bits of each line packed as `numpy.packbits` does, (N, D/8). .csv, .txt: numbers between
+        commas or semicolons, (N, D), a first line of names left out.
 
     Raises:
         Exception: whatever the decoder says of a damaged file; `sources.fetch` explains it.
     """
-    return {".gz": _gz, ".npz": _npz, ".mat": _mat, ".amat": _amat}[path.suffix](path, key)
+    readers = {".gz": _gz, ".npz": _npz, ".mat": _mat, ".amat": _amat, ".csv": _text, ".txt": _text}
+    return readers[path.suffix](path, key)
 
 
 def _gz(path: Path, key: str) -> np.ndarray:
@@ -32,7 +34,8 @@ def _gz(path: Path, key: str) -> np.ndarray:
 
 def _npz(path: Path, key: str) -> np.ndarray:
     with np.load(path, allow_pickle=False) as arrays:
-        return arrays[key]
+        array = arrays[key]
+    return array if array.dtype == np.uint8 else array.astype(np.float64)
 
 
 def _mat(path: Path, key: str) -> np.ndarray:
@@ -45,6 +48,13 @@ def _amat(path: Path, key: str) -> np.ndarray:
     text = np.fromfile(path, np.uint8)
     width = int(np.flatnonzero(text[:10_000] == ord("\n"))[0]) + 1  # "0 1 … 0\n" is 2 D characters
     return np.packbits(text.reshape(-1, width)[:, ::2] == ord("1"), axis=1)
+
+
+def _text(path: Path, key: str) -> np.ndarray:
+    with open(path) as file:
+        first = file.readline()
+    names = any(character.isalpha() for character in first)
+    return np.loadtxt(path, delimiter=";" if ";" in first else ",", skiprows=int(names), ndmin=2)
 
 
 def idx(data: np.ndarray) -> np.ndarray:

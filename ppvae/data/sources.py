@@ -19,16 +19,18 @@ class Source:
     """Name one array: where it lies, and what it must be.
 
     Attributes:
-        sha256: of the array's own uint8 bytes, so that every compression and format must agree.
+        sha256: of the array's own bytes (uint8; of a table float64), so that every compression and format must agree.
         files: accepted places below the data folder, the first one that exists is read.
         urls: public homes, tried in order.
         key: name of the array in a .npz.
+        columns: so many of a table's first columns count; None: all.
     """
 
     sha256: str
     files: tuple[str, ...]
     urls: tuple[str, ...]
     key: str = "x"
+    columns: int | None = None
 
 
 def fetch(source: Source, folder: str | Path | None = None) -> np.ndarray:
@@ -82,7 +84,8 @@ def _downloads(source: Source, tried: list[str]) -> Iterator[tuple[str, Path]]:
     for url in source.urls:
         try:
             # No known_hash: the bytes that count are those inside the file, see `Source.sha256`.
-            path = pooch.retrieve(url, known_hash=None, fname=url.rsplit("/", 1)[1], path=pooch.os_cache("ppvae"))
+            name = "-".join(url.split("/")[-2:])  # more than one repository calls its file data.csv
+            path = pooch.retrieve(url, known_hash=None, fname=name, path=pooch.os_cache("ppvae"))
         except Exception as error:  # each transport has exceptions of its own
             tried.append(f"{url}: {type(error).__name__}: {error}")
         else:
@@ -92,6 +95,7 @@ def _downloads(source: Source, tried: list[str]) -> Iterator[tuple[str, Path]]:
 def _checked(path: Path, source: Source) -> np.ndarray:
     try:
         array = read(path, source.key)
+        array = array if source.columns is None else np.ascontiguousarray(array[:, : source.columns])
     except Exception as error:  # each decoder has exceptions of its own
         raise Problem(
             f"{path} cannot be read ({type(error).__name__}: {error})",
