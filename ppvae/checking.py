@@ -7,7 +7,7 @@ to the story. Each check here is one such trap.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,7 +24,7 @@ from ppvae.terms import elbo_terms, weights_of
 from ppvae.traces import Traces, enumerated, is_global, log_prob, run
 
 
-def check(pair: Pair, x: Any, mask: Any = None) -> None:
+def check(pair: Pair, x: Any, mask: Any = None, objective: Callable[..., Tensor] | None = None) -> None:
     """Hold a pair and one batch of data to the guard rails.
 
     The sites of story and guide match; every latent's log-probability is (…, N, 1) and that of x (…, N, D), with
@@ -36,6 +36,7 @@ def check(pair: Pair, x: Any, mask: Any = None) -> None:
         pair: the pair; it is left as it was, generators included.
         x: a batch of data, as in `ppvae.fit`; two rows or more show the most.
         mask: True = observed.
+        objective: whose gradient must reach every parameter; None: `ppvae.elbo`'s.
 
     Raises:
         Problem: what was seen and where, the likely cause, what to try.
@@ -56,7 +57,7 @@ def check(pair: Pair, x: Any, mask: Any = None) -> None:
             _rows_are_independent(pair, table)
         if pair.exact:
             _exact_is_exact(pair, table)
-        _gradients_arrive(pair, table)
+        _gradients_arrive(pair, table, objective)
 
 
 def refuse_unfit(pair: Pair, table: Table) -> None:
@@ -231,12 +232,12 @@ def _weights(pair: Pair, table: Table, particles: int = 1) -> Tensor:
         return weights_of(run(pair, table, particles))
 
 
-def _gradients_arrive(pair: Pair, table: Table) -> None:
+def _gradients_arrive(pair: Pair, table: Table, objective: Callable[..., Tensor] | None) -> None:
     named = [(name, p) for name, p in pair.named_parameters() if p.requires_grad]
     if not named:
         return
     with torch.enable_grad():
-        bound = elbo_terms(pair, table).elbo.mean()
+        bound = (objective(pair, table) if objective else elbo_terms(pair, table).elbo).mean()
         if not bound.requires_grad:
             raise Problem("no parameter has a gradient", "the story and the guide do not use their modules", "use them")
         gradients = torch.autograd.grad(bound, [p for _, p in named], allow_unused=True)
@@ -244,8 +245,9 @@ def _gradients_arrive(pair: Pair, table: Table) -> None:
         if gradient is None:
             raise Problem(
                 f"no gradient reaches the parameter {name!r}",
-                "the module is not used, or a draw without rsample or a .detach() stands between",
-                "use it, or freeze it: parameter.requires_grad_(False)",
+                "the module is not used, the objective does not train it, or a draw without rsample or a .detach() stands "
+                "between",
+                "use it, another objective, or freeze it: parameter.requires_grad_(False)",
             )
         if not gradient.isfinite().all():
             raise Problem(

@@ -27,57 +27,64 @@ class Step:
 
     Args:
         pair: the pair.
-        objective: called ``objective(pair, table)``.
-        parameters: those that get gradients.
+        objective: called ``objective(pair, table)``, or with ``done=done`` where it is scheduled.
+        parameters: those that get gradients, the pair's and then the objective's own.
         staged: stage where that is exact.
 
     Attributes:
         how: "staged", or "eager" with the reason.
+        terms: the batch's mean likelihood and KL by site, where the objective has them; on the device.
     """
 
     def __init__(self, pair: Pair, objective: Callable, parameters: list[nn.Parameter], staged: bool) -> None:
-        self.pair, self.objective, self.parameters = pair, objective, parameters
+        self.call, self.parameters = _Call(pair, objective), parameters
         self.graphs: dict[tuple, Callable] = {}
         self.checked: set[tuple] = set()
+        self.terms: dict[str, Tensor] = {}
         self.how = "staged" if staged else "eager: compile='off'"
-        if staged and isinstance(objective, nn.Module):
-            self._fall_back("the objective has parameters of its own")
 
-    def __call__(self, batch: Table) -> Tensor:
+    def __call__(self, batch: Table, done: Tensor | None = None) -> Tensor:
+        """Step on a batch, with a share ``done`` of the training behind (0-dim; None: all of it)."""
+        if done is None:
+            done = torch.ones((), dtype=torch.float64, device=next(iter(batch.values.values())).device)
         with pyro.validation_enabled(False):  # `check` ran with it on; in a step it costs a fifth, and host syncs
-            bound, gradients = self._staged(batch) if self.how == "staged" else self._eager(batch)
+            numbers, gradients = self._staged(batch, done) if self.how == "staged" else self._eager(batch, done)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
+        bound, *terms = numbers
+        self.terms = dict(zip(self.call.names, terms, strict=True))
         return bound
 
-    def _eager(self, batch: Table) -> tuple[Tensor, list[Tensor]]:
-        return _bound_and_gradients(self.pair, self.objective, self.parameters, batch)
+    def _eager(self, batch: Table, done: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        numbers = self.call(batch, done)
+        return [n.detach() for n in numbers], _gradients(numbers[0], self.parameters)
 
-    def _staged(self, batch: Table) -> tuple[Tensor, list[Tensor]]:
-        tensors = [*batch.values.values(), *batch.masks.values()]
+    def _staged(self, batch: Table, done: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        tensors = [*batch.values.values(), *batch.masks.values(), done]
         key = tuple((tuple(t.shape), t.dtype) for t in tensors)
         if key not in self.graphs:
             try:
                 self.graphs[key] = self._stage(batch, tensors)
             except Exception as error:  # whatever cannot be traced says so in its own way
                 self._fall_back(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
-                return self._eager(batch)
+                return self._eager(batch, done)
         elif key not in self.checked:
             return self._compare(key, batch, tensors)
         return self._run(key, tensors)
 
-    def _run(self, key: tuple, tensors: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def _run(self, key: tuple, tensors: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         with torch.no_grad():
-            bound, *gradients = self.graphs[key](*self.parameters, *self.pair.buffers(), *tensors)
-        return bound, gradients
+            found = self.graphs[key](*self.parameters, *self.call.buffers(), *tensors)
+        return found[: -len(self.parameters)], found[-len(self.parameters) :]
 
     def _stage(self, batch: Table, tensors: list[Tensor]) -> Callable:
-        names = [name for name, p in self.pair.named_parameters() if p.requires_grad]
-        buffers = [name for name, _ in self.pair.named_buffers()]
+        names = [name for name, p in self.call.named_parameters() if p.requires_grad]
+        buffers = [name for name, _ in self.call.named_buffers()]
 
         def flat(*inputs: Tensor) -> list[Tensor]:
             parameters, rest = inputs[: len(names)], inputs[len(names) :]
             state, rest = dict(zip(buffers, rest, strict=False)), rest[len(buffers) :]
+            *rest, done = rest
             table = Table(
                 dict(zip(batch.values, rest, strict=False)),
                 dict(zip(batch.masks, rest[len(batch.values) :], strict=True)),
@@ -85,27 +92,27 @@ class Step:
             )
             leaves = [p.detach().requires_grad_() for p in parameters]
             swapped = {**dict(zip(names, leaves, strict=True)), **state}
-            bound = torch.func.functional_call(self.pair, swapped, (self.objective, table)).mean()
-            return [bound.detach(), *_gradients(bound, leaves)]
+            numbers = torch.func.functional_call(self.call, swapped, (table, done))
+            return [*(n.detach() for n in numbers), *_gradients(numbers[0], leaves)]
 
-        kept = [b.clone() for b in self.pair.buffers()]
+        kept = [b.clone() for b in self.call.buffers()]
         devices = {t.device for t in tensors if t.is_cuda}
         with torch.random.fork_rng(devices):  # staging consumes no random numbers
-            graph = make_fx(flat)(*(p.detach() for p in self.parameters), *self.pair.buffers(), *tensors)
-        for buffer, value in zip(self.pair.buffers(), kept, strict=True):
+            graph = make_fx(flat)(*(p.detach() for p in self.parameters), *self.call.buffers(), *tensors)
+        for buffer, value in zip(self.call.buffers(), kept, strict=True):
             buffer.copy_(value)
         return graph
 
-    def _compare(self, key: tuple, batch: Table, tensors: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def _compare(self, key: tuple, batch: Table, tensors: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Step eagerly and staged with the same random numbers: a number frozen in the graph shows here."""
         devices = {t.device for t in tensors if t.is_cuda}
-        kept = [b.clone() for b in self.pair.buffers()]
+        kept = [b.clone() for b in self.call.buffers()]
         with torch.random.fork_rng(devices):
-            bound, gradients = self._run(key, tensors)
-        for buffer, value in zip(self.pair.buffers(), kept, strict=True):
+            staged = self._run(key, tensors)
+        for buffer, value in zip(self.call.buffers(), kept, strict=True):
             buffer.copy_(value)
-        eager = self._eager(batch)
-        if torch.equal(bound, eager[0]) and all(map(torch.equal, gradients, eager[1])):
+        eager = self._eager(batch, tensors[-1])
+        if all(map(torch.equal, [*staged[0], *staged[1]], [*eager[0], *eager[1]])):
             self.checked.add(key)
         else:
             self._fall_back(
@@ -118,11 +125,26 @@ class Step:
         log.info("the step is not staged: %s", reason)
 
 
-def _bound_and_gradients(
-    pair: Pair, objective: Callable, parameters: list[nn.Parameter], batch: Table
-) -> tuple[Tensor, list[Tensor]]:
-    bound = objective(pair, batch).mean()
-    return bound.detach(), _gradients(bound, parameters)
+class _Call(nn.Module):
+    """Pair and objective as one module, whose parameters `functional_call` can swap: a batch's mean bound and terms.
+
+    Attributes:
+        names: of the terms: "likelihood", and the sites that have a KL.
+    """
+
+    def __init__(self, pair: Pair, objective: Callable) -> None:
+        super().__init__()
+        self.pair, self.objective = pair, objective
+        self.scheduled = getattr(objective, "scheduled", False)
+        self.names: tuple[str, ...] = ()
+
+    def forward(self, table: Table, done: Tensor) -> list[Tensor]:
+        if not hasattr(self.objective, "evaluate"):
+            when = {"done": done} if self.scheduled else {}
+            return [self.objective(self.pair, table, **when).mean()]
+        bound, terms = self.objective.evaluate(self.pair, table, done)
+        self.names = ("likelihood", *terms.kl)
+        return [bound.mean(), terms.likelihood.mean(), *(kl.mean() for kl in terms.kl.values())]
 
 
 def _gradients(bound: Tensor, parameters: list[Tensor]) -> list[Tensor]:

@@ -6,6 +6,7 @@ log p(x, z) - log q(z). Discrete sites marked for enumeration are summed out in 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -42,7 +43,12 @@ class ElboTerms(NamedTuple):
 def elbo_terms(pair: Pair, table: Table, particles: int = 1) -> ElboTerms:
     """The ELBO's terms, averaged over ``particles`` draws."""
     traces = run(pair, table, particles)
-    _refuse_dead_gradients(traces)
+    refuse_dead_gradients(traces)
+    return terms_of(traces, table, closed=not pair.exact)
+
+
+def terms_of(traces: Traces, table: Table, closed: bool) -> ElboTerms:
+    """The ELBO's terms of traces that were run already; ``closed``: with the KL in closed form where there is one."""
     if any(enumerated(site) for _, site in traces.scored()):
         likelihood, kl = enumeration.expected(traces)
         return ElboTerms(likelihood, _share_globals(kl, traces, table), ())
@@ -54,17 +60,40 @@ def elbo_terms(pair: Pair, table: Table, particles: int = 1) -> ElboTerms:
         if name not in drawn:
             likelihood = likelihood + _per_row(log_prob(site), site, traces).mean(0)
     for name, site in drawn.items():
-        closed = None if pair.exact else _analytic_kl(name, traces)
-        if closed is not None:
+        exact = _analytic_kl(name, traces) if closed else None
+        if exact is not None:
             analytic.append(name)
-        kl[name] = _per_row(closed if closed is not None else _sampled_kl(name, site, traces), site, traces).mean(0)
+        kl[name] = _per_row(exact if exact is not None else _sampled_kl(name, site, traces), site, traces).mean(0)
     return ElboTerms(likelihood, _share_globals(kl, traces, table), tuple(analytic))
+
+
+def unit_kl(traces: Traces) -> dict[str, Tensor]:
+    """The closed KL of each latent, coordinate by coordinate: (N, K) nats, averaged over the draws it depends on.
+
+    Raises:
+        Problem: a KL without a closed form, or one that is no sum over coordinates.
+    """
+    return {name: _unit_kl(name, traces) for name, _ in traces.drawn()}
+
+
+def particle_kl(traces: Traces) -> dict[str, Tensor]:
+    """log q - log p of each latent at each draw, (P, N); their sum and the likelihood's make the log-weight."""
+    return {name: by_row(_sampled_kl(name, site, traces), traces) for name, site in traces.drawn()}
+
+
+def log_guide(traces: Traces, names: Iterable[str]) -> Tensor:
+    """log q of these sites' draws, (P, N)."""
+    total = torch.zeros(())
+    for name in names:
+        site = traces.guide.nodes[name]
+        total = total + by_row(_unseen(log_prob(site), site), traces)
+    return total.expand(traces.particles, traces.rows)
 
 
 def log_weights(pair: Pair, table: Table, particles: int = 1) -> Tensor:
     """log p(x, z) - log q(z) of every particle and row, (P, N). Refuses global latents: a row has no weight of its own."""
     traces = run(pair, table, particles)
-    _refuse_dead_gradients(traces)
+    refuse_dead_gradients(traces)
     return weights_of(traces)
 
 
@@ -139,17 +168,39 @@ def _is_point(fn: Any) -> bool:
     return isinstance(fn, Delta) or (hasattr(fn, "base_dist") and _is_point(fn.base_dist))
 
 
-def _refuse_dead_gradients(traces: Traces) -> None:
-    """A discrete draw stops the gradient: refuse it where a gradient is asked for."""
+def _unit_kl(name: str, traces: Traces) -> Tensor:
+    site, twin = traces.guide.nodes[name], traces.model.nodes.get(name)
+    closed = None if enumerated(site) or is_global(site) else _analytic_kl(name, traces)
+    q, p = (getattr(s and s["fn"], "base_dist", None) for s in (site, twin))
+    if closed is None or q is None or p is None or q.event_shape:
+        raise Problem(
+            f"the KL of {name!r} is not known coordinate by coordinate",
+            "it is no sum over independent coordinates, or a Monte Carlo estimate, or shared by all rows",
+            "ppvae.free_bits(nats, per='site')",
+        )
+    each = kl_divergence(q, p)  # ([P,] N, 1, K)
+    return each.reshape(-1, traces.rows, site["fn"].event_shape.numel()).mean(0)
+
+
+def reparametrised(site: dict[str, Any]) -> bool:
+    """Whether a gradient passes through the site's draw; a site that is summed out has none to pass."""
+    return enumerated(site) or getattr(site["fn"], "has_rsample", False)
+
+
+def refuse_dead_gradients(traces: Traces, scores: bool = False) -> None:
+    """A discrete draw stops the gradient: refuse it where one is asked for and no score stands in for it (``scores``:
+    the guide's have one)."""
     if not torch.is_grad_enabled():
         return
-    for side, sites in (("guide", traces.drawn()), ("story", traces.left())):
+    for side, sites in (("guide", () if scores else traces.drawn()), ("story", traces.left())):
         for name, site in sites:
-            if not enumerated(site) and not getattr(site["fn"], "has_rsample", False):
+            if not reparametrised(site):
                 raise Problem(
                     f"the {side} draws {name!r} from {type(site['fn']).__name__}, which cannot be reparametrised",
                     "a pathwise gradient through a discrete draw is noise, and under importance weights points the wrong way",
-                    f"pyro.sample({name!r}, …, infer={{'enumerate': 'parallel'}}) sums it out; a story's own discrete "
-                    "latent is left out of the guide and marked so in the story; data that nothing depends on are "
-                    "masked by the story (mask=True, mask_y=True among its parameters)",
+                    f"pyro.sample({name!r}, …, infer={{'enumerate': 'parallel'}}) sums it out; a guide's draw is also "
+                    "trained by ppvae.elbo(particles=5, gradient='score'), ppvae.iw_elbo(gradient='vimco') and "
+                    "ppvae.wake_sleep(); a story's own discrete latent is left out of the guide and marked so in the "
+                    "story; data that nothing depends on are masked by the story (mask=True, mask_y=True among its "
+                    "parameters)",
                 )

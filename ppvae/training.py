@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,14 @@ from torch import Tensor, nn
 
 from ppvae.checking import check
 from ppvae.checkpoint import Checkpoint
+from ppvae.diagnosis import Before, NotFinite, Watched, first_not_finite, not_finite
 from ppvae.errors import Problem
 from ppvae.objectives import elbo
+from ppvae.options import DEFAULT_BATCH, batch_size_of, refuse_no_parameters, refuse_options
 from ppvae.pair import Pair
 from ppvae.progress import Progress
 from ppvae.rows import Redraw, Rows
 from ppvae.staging import Step
-
-DEFAULT_BATCH = 128
 
 
 @dataclass
@@ -33,7 +34,9 @@ class Fit:
         pair: the pair that was given, fitted in place.
         history: one record an epoch: ``epoch``, ``bound`` (mean over the epoch, nats per row; the objective's own
             number where its unit is None), ``held_out`` (the same of the rows set aside), ``seconds``,
-            ``learning_rate``, ``analytic_kl`` (the sites whose KL was the closed form).
+            ``learning_rate``, ``analytic_kl`` (the sites whose KL was the closed form), ``likelihood`` and ``kl`` by site
+            (means over the epoch, where the objective has such terms), ``kl_weight`` or ``capacity`` (what a schedule
+            stood at in the epoch's last step).
         stopped: why it ended: "epochs", or "held-out bound".
         step: how a step ran: "staged", or "eager" with the reason.
     """
@@ -104,35 +107,37 @@ def fit(
         raise Problem(
             f"a {type(pair).__name__} stands where a pair belongs", "another order of arguments", "fit(pair, x)"
         )
-    _refuse_options(epochs, batch_size, learning_rate, seed, clip, held_out, patience, schedule, compile)
+    refuse_options(epochs, batch_size, learning_rate, seed, clip, held_out, patience, schedule, compile)
     pair.to(device_of(device))
     with _generators_of_its_own(seed):
         rows = Rows.enter(pair, x, mask, redraw, held_out)
-        batch_size = _batch_size(batch_size, len(rows.train))
+        batch_size = batch_size_of(batch_size, len(rows.train))
         model = nn.ModuleList([pair, *([objective] if isinstance(objective, nn.Module) else [])]).to(device_of(device))
         parameters = [p for p in model.parameters() if p.requires_grad]
-        _refuse_no_parameters(parameters)
+        refuse_no_parameters(parameters)
         model.eval()
-        check(pair, rows.table.rows(rows.train[: max(2, min(16, batch_size))]))
+        check(pair, rows.table.rows(rows.train[: max(2, min(16, batch_size))]), objective=objective)
         analytic = _analytic(objective, pair, rows)
         optimizer = torch.optim.Adam(parameters, lr=learning_rate, fused=True)
         step = Step(pair, objective, parameters, staged=compile == "auto")
         steps = math.ceil(len(rows.train) / batch_size)
 
-        def one_epoch(epoch: int, advance: Callable[[], None]) -> float:
-            total = torch.zeros((), dtype=torch.float64, device=rows.train.device)
+        def one_epoch(epoch: int, step: Step | Watched, advance: Callable[[], None]) -> dict[str, Any]:
+            total = done = torch.zeros((), dtype=torch.float64, device=rows.train.device)
             model.train()
             for i, batch in enumerate(rows.batches(batch_size)):
+                share = (epoch + i / steps) / epochs
+                done = torch.full_like(done, share)
                 for group in optimizer.param_groups:
-                    group["lr"] = learning_rate * _factor(schedule, (epoch + i / steps) / epochs)
-                bound = step(batch)
+                    group["lr"] = learning_rate * _factor(schedule, share)
+                numbers = torch.stack([step(batch, done), *step.terms.values()])
                 if clip is not None:
                     nn.utils.clip_grad_norm_(parameters, clip)
                 optimizer.step()
-                total += bound * len(batch)  # stays on the device: no step waits for it
+                total = total + numbers * len(batch)  # stays on the device: no step waits for it
                 advance()
             model.eval()
-            return total.item() / len(rows.train)
+            return _record([number / len(rows.train) for number in total.tolist()], step, objective, done)
 
         # last of all: where there is a file, it brings the generators' state along
         run = Checkpoint(checkpoint, model, optimizer, _fingerprint(pair, objective, rows, locals()))
@@ -142,19 +147,23 @@ def fit(
                 if patience is not None and epoch - run.best_epoch >= patience and run.history:
                     result.stopped = "held-out bound"
                     break
-                before = {name: value.clone() for name, value in model.state_dict().items()}
+                before = Before(model, optimizer)
                 began = time.perf_counter()
                 try:
-                    bound = one_epoch(epoch, bar.advance)
-                    if not math.isfinite(bound):
-                        raise _not_finite(f"the bound became {bound}", epoch + 1, rows)
-                except BaseException as error:  # Ctrl-C too: an epoch is done or it is not
-                    model.load_state_dict(before)
-                    model.eval()
-                    if isinstance(error, torch.linalg.LinAlgError):
-                        raise _not_finite("a covariance became singular", epoch + 1, rows) from error
+                    found = one_epoch(epoch, step, bar.advance)
+                    if not math.isfinite(found["bound"]):
+                        raise NotFinite(f"the bound became {found['bound']}")
+                    if not torch.stack([p.isfinite().all() for p in parameters]).all():  # the next bound would show it
+                        raise NotFinite("a parameter became infinite or NaN")
+                except (NotFinite, torch.linalg.LinAlgError) as error:
+                    seen = str(error) if isinstance(error, NotFinite) else "a covariance became singular"
+                    again = partial(one_epoch, epoch, advance=lambda: None)
+                    where = first_not_finite(before, step, pair, objective, rows, again)
+                    raise not_finite(f"{seen} in epoch {epoch + 1}", where, rows) from error
+                except BaseException:  # Ctrl-C too: an epoch is done or it is not
+                    before.restore()
                     raise
-                record = {"epoch": epoch + 1, "bound": bound}
+                record = {"epoch": epoch + 1, **found}
                 if len(rows.aside):
                     record["held_out"] = _held_out_bound(objective, pair, rows, batch_size, seed)
                 record |= {
@@ -168,6 +177,15 @@ def fit(
             run.restore_best()
     result.step = step.how
     return result
+
+
+def _record(means: list[float], step: Step | Watched, objective: Callable, done: Tensor) -> dict[str, Any]:
+    """An epoch's means by name, and what a schedule stood at in its last step."""
+    terms = dict(zip(step.terms, means[1:], strict=True))
+    record: dict[str, Any] = {"bound": means[0]}
+    if terms:
+        record |= {"likelihood": terms.pop("likelihood"), "kl": terms}
+    return record | (objective.in_force(done) if hasattr(objective, "in_force") else {})
 
 
 def _held_out_bound(objective: Callable, pair: Pair, rows: Rows, size: int, seed: int) -> float:
@@ -199,14 +217,19 @@ def _generators_of_its_own(seed: int) -> Iterator[None]:
 def _fingerprint(pair: Pair, objective: Any, rows: Rows, options: dict[str, Any]) -> dict[str, Any]:
     """What must agree for a checkpoint to be gone on with."""
     kept = ("epochs", "batch_size", "learning_rate", "seed", "schedule", "clip", "held_out")
-    name = type(objective).__name__ if isinstance(objective, nn.Module) else repr(objective)
     return {
         "pair": str(pair._built),
-        "objective": name,
+        "objective": _named(objective),
         "rows": len(rows.table),
         "data": rows.sums(),
         **{key: options[key] for key in kept},
     }
+
+
+def _named(objective: Any) -> str:
+    """An objective with its options; what has no words of its own goes by its name, not by where it lies in memory."""
+    named = getattr(objective, "__qualname__", type(objective).__qualname__)
+    return named if " at 0x" in repr(objective) else repr(objective)
 
 
 def device_of(device: str | torch.device) -> torch.device:
@@ -222,68 +245,3 @@ def device_of(device: str | torch.device) -> torch.device:
             "the device is cuda and torch sees no GPU", "no GPU here, or a CPU build of torch", "device='auto'"
         )
     return device
-
-
-def _batch_size(batch_size: int, rows: int) -> int:
-    if batch_size > rows and batch_size != DEFAULT_BATCH:
-        raise Problem(
-            f"batch_size is {batch_size} and there are {rows} rows to train on",
-            "fewer rows than expected, or a typing error",
-            f"batch_size={rows} takes all rows in each step",
-        )
-    return min(batch_size, rows)
-
-
-def _refuse_options(
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    seed: int,
-    clip: float | None,
-    held_out: float,
-    patience: int | None,
-    schedule: str,
-    compile: str,
-) -> None:
-    for name, value, fine, rule in (
-        ("epochs", epochs, isinstance(epochs, int) and epochs >= 0, "a whole number, 0 or more"),
-        ("batch_size", batch_size, isinstance(batch_size, int) and batch_size >= 1, "a whole number of at least 1"),
-        (
-            "learning_rate",
-            learning_rate,
-            isinstance(learning_rate, (int, float)) and 0 < learning_rate < math.inf,
-            "positive",
-        ),
-        ("seed", seed, isinstance(seed, int) and 0 <= seed < 2**63, "a whole number, 0 or more"),
-        ("clip", clip, clip is None or clip > 0, "positive, or None"),
-        ("held_out", held_out, 0 <= held_out < 1, "a share of the rows, 0 <= held_out < 1"),
-        ("patience", patience, patience is None or patience >= 1, "a whole number of at least 1, or None"),
-        ("schedule", schedule, schedule in ("cosine", "constant"), "'cosine' or 'constant'"),
-        ("compile", compile, compile in ("auto", "off"), "'auto' or 'off'"),
-    ):
-        if not fine:
-            raise Problem(f"{name} is {value!r}", f"{name} is {rule}", f"leave {name} out for its default")
-    if patience is not None and not held_out:
-        raise Problem(
-            f"patience is {patience} and no rows are held out",
-            "early stopping needs rows that were not trained on",
-            "held_out=0.1",
-        )
-
-
-def _refuse_no_parameters(parameters: list[nn.Parameter]) -> None:
-    if not parameters:
-        raise Problem("the pair has no parameters to fit", "all are frozen, or there are none", "condition it as it is")
-
-
-def _not_finite(seen: str, epoch: int, rows: Rows) -> Problem:
-    return Problem(
-        f"{seen} in epoch {epoch}",
-        "steps that are too large, or values far from the scale of the model "
-        f"(largest |x| observed: {_largest(rows):.3g})",
-        "a smaller learning_rate, clip=10, or standardised columns; the parameters from before that epoch are kept",
-    )
-
-
-def _largest(rows: Rows) -> float:
-    return max(float(v.nan_to_num().abs().max()) for v in rows.table.values.values())
