@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -124,8 +125,8 @@ class Source:
 
 
 def source(name: str) -> Source:
-    """The data that ``--data`` names: a data set, or a CSV file of numbers (standardised; every fifth row is test)."""
-    if name.lower().endswith((".csv", ".txt", ".tsv")) or Path(name).is_file():
+    """The data that ``--data`` names: a data set, or a CSV or Parquet file of numbers (standardised; every fifth row is test)."""
+    if name.lower().endswith((".csv", ".txt", ".tsv", ".parquet", ".pq")) or Path(name).is_file():
         return _table(name)
     found = data.load(name)
 
@@ -140,7 +141,7 @@ def _table(name: str) -> Source:
     table = data.read_table(name)
     x = torch.as_tensor(table.values)
     refuse_columns(x, table.columns)
-    refuse_empty_rows(x)
+    refuse_empty_rows(x, table.where)
     test = torch.arange(len(x)) % 5 == 4
     if not test.any():
         raise Problem(
@@ -172,13 +173,12 @@ def refuse_columns(x: Tensor, columns: list[str]) -> None:
             )
 
 
-def refuse_empty_rows(x: Tensor) -> None:
-    """Refuse the rows of a table in which nothing is observed, by their line in the file."""
+def refuse_empty_rows(x: Tensor, where: Callable[[int], str]) -> None:
+    """Refuse the rows of a table in which nothing is observed, by what ``where`` calls them: their line in the file."""
     empty = x.isnan().all(1).nonzero().flatten().tolist()
     if empty:
-        lines = ", ".join(str(n + 2) for n in empty[:5])  # the header is line 1
         raise Problem(
-            f"nothing is observed in {len(empty)} row{'s' if len(empty) > 1 else ''} of the table (line {lines})",
+            f"nothing is observed in {len(empty)} row{'s' if len(empty) > 1 else ''} of the table ({', '.join(map(where, empty[:5]))})",
             "blank lines, or rows that were never filled in",
             "remove them: there is nothing to infer them from",
         )

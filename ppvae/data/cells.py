@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -18,13 +18,24 @@ MISSING = {
     "#n/a", "#n/a n/a", "#na", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan",
 }  # fmt: skip
 
+Text = Literal["refuse", "keep"]
 
-def numeric(frame: pandas.DataFrame, where: Callable[[int], str]) -> pandas.DataFrame:
-    """Convert every column to numbers, missing cells to NaN.
+
+def numeric(
+    frame: pandas.DataFrame, where: Callable[[int], str], text: Text = "refuse"
+) -> tuple[pandas.DataFrame, list[int]]:
+    """Convert the columns of numbers, missing cells to NaN, and say which they are.
+
+    A column is text if fewer than half of its cells that are not missing are numbers. In any other column a
+    cell that is no number is an error: guessing what "12,5" or "1.2 kg" means would change data in silence.
 
     Args:
-        frame: (N, D) cells of any type.
+        frame: (N, C) cells of any type.
         where: says where row n came from, for the messages.
+        text: keep columns of text as they stand, or refuse them.
+
+    Returns:
+        The table (N, C), and the positions of its columns of numbers.
 
     Raises:
         Problem: no numeric column; a cell that is neither a number nor a missing marker; an infinity.
@@ -39,13 +50,32 @@ def numeric(frame: pandas.DataFrame, where: Callable[[int], str]) -> pandas.Data
             "text, or a missing header line",
             "a table of numbers with one header line; turn categories into numbers first",
         )
+    kept, numbers = {}, []
     for j, (values, bad) in enumerate(columns):
+        column = frame.iloc[:, j]
+        if text == "keep" and bad.sum() > values.notna().sum():
+            kept[j] = column
+            continue
         infinite = np.isinf(values.to_numpy(np.float64, na_value=np.nan))
-        _refuse(frame.iloc[:, j], bad, where, "is not numeric", "correct them, leave them empty, or drop it")
-        _refuse(frame.iloc[:, j], infinite, where, "is infinite", "finite numbers; empty cells are missing")
-    return pandas.DataFrame(dict(enumerate(values for values, _ in columns)), index=frame.index).set_axis(
-        frame.columns, axis=1
-    )
+        remedy = "correct them, leave them empty, or drop it"
+        if text == "keep":
+            remedy = (
+                "correct them or leave them empty; only where fewer than half are numbers is a column taken as text"
+            )
+        _refuse(column, bad, where, "is not numeric", remedy)
+        _refuse(column, infinite, where, "is infinite", "finite numbers; empty cells are missing")
+        kept[j] = values
+        numbers.append(j)
+    return pandas.DataFrame(kept, index=frame.index).set_axis(frame.columns, axis=1), numbers
+
+
+def holes(column: pandas.Series) -> np.ndarray:
+    """Which cells of a column are missing, (N,)."""
+    return _stripped(column).str.lower().isin(MISSING).to_numpy()
+
+
+def _stripped(column: pandas.Series) -> pandas.Series:
+    return column.astype(object).where(column.notna(), "").astype(str).str.strip()
 
 
 def _numbers(column: pandas.Series) -> tuple[pandas.Series, np.ndarray]:
@@ -55,9 +85,8 @@ def _numbers(column: pandas.Series) -> tuple[pandas.Series, np.ndarray]:
 
     if types.is_numeric_dtype(column) and not types.is_complex_dtype(column):  # bool too
         return column, np.zeros(len(column), bool)
-    text = column.astype(object).where(column.notna(), "").astype(str).str.strip()
-    values = pandas.to_numeric(text, errors="coerce")
-    return values, (values.isna() & ~text.str.lower().isin(MISSING)).to_numpy()
+    values = pandas.to_numeric(_stripped(column), errors="coerce")
+    return values, values.isna().to_numpy() & ~holes(column)
 
 
 def _refuse(column: pandas.Series, bad: np.ndarray, where: Callable[[int], str], what: str, remedy: str) -> None:

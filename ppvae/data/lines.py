@@ -1,51 +1,113 @@
-"""Take a CSV file apart into cells, and refuse what is no table."""
+"""Take a CSV file apart into cells as they are written, and refuse what is no table."""
 
 from __future__ import annotations
 
-import csv
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from ppvae.errors import Problem
 
+# A cell and what ends it. Python's csv module gives what a cell means; what is passed through must also keep
+# how it was written: its quotes, its blanks, the line breaks of the file.
+CELL = re.compile(r'([ \t]*"[^"]*(?:""[^"]*)*"[ \t]*|(?![ \t]*")[^,\r\n]*)(,|\r\n|\r|\n|\Z)')
+BREAK = re.compile(r"\r\n|\r|\n")
 
-def scan(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
-    """Read the D column names of a CSV, its N rows of D cells, and the line on which each row ends.
 
-    Blank lines are skipped.
+@dataclass(frozen=True, eq=False)
+class Lines:
+    """A CSV file as it is written.
+
+    Attributes:
+        header: the column names, C cells.
+        rows: N rows of C cells, quotes and blanks included.
+        numbers: the line on which each row ends.
+        ending: of the lines.
+        mark: the byte order mark that spreadsheets put first, or nothing.
+    """
+
+    header: list[str]
+    rows: list[list[str]]
+    numbers: list[int]
+    ending: str
+    mark: str
+
+    @property
+    def names(self) -> list[str]:
+        return [meant(name).strip() for name in self.header]
+
+
+def meant(cell: str) -> str:
+    """What a cell says, without the quotes around it."""
+    if '"' not in cell or not cell.lstrip(" \t").startswith('"'):
+        return cell
+    return cell.strip(" \t")[1:-1].replace('""', '"')
+
+
+def scan(path: Path) -> Lines:
+    """Read the column names of a CSV, its rows, and the line on which each row ends. Blank lines are skipped.
 
     Raises:
         Problem: no such file, not UTF-8, empty, ragged, another separator, or bad column names.
     """
+    cause = "a folder, a spreadsheet (.xlsx), text that is not UTF-8, or a quote that does not close"
+    remedy = 'save it as "CSV UTF-8 (comma delimited)"'
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            written = ("\n" if line.isspace() else line for line in file)
-            reader = csv.reader(written, skipinitialspace=True, strict=True)
-            header = next(filter(None, reader), None)
-            if header is None:
-                raise Problem(f"{path} is empty", "nothing was saved", "a CSV file with a header line and rows")
-            rows, lines = [], []
-            for row in filter(None, reader):
-                if not rows:
-                    _separated(path, header, row)
-                _even(path, header, row, reader.line_num)
-                rows.append(row)
-                lines.append(reader.line_num)
+        text = path.read_bytes().decode()
     except FileNotFoundError:
-        raise Problem(f"there is no file {path}", "a misspelt path", "the path of a CSV file") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        cause = "a folder, a spreadsheet (.xlsx), text that is not UTF-8, or a quote that does not close"
-        raise Problem(f"{path} cannot be read: {error}", cause, 'save it as "CSV UTF-8 (comma delimited)"') from error
-    names = [name.strip() for name in header]
-    distinct(names)
-    return names, rows, lines
+        raise Problem(f"there is no file {path}", "a misspelt path", "the path of a CSV or Parquet file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Problem(f"{path} cannot be read: {error}", cause, remedy) from error
+    mark = "\ufeff" * text.startswith("\ufeff")
+    header, rows, numbers = None, [], []
+    for row, line in _records(text.removeprefix(mark)):
+        if row is None:
+            seen = f"{path} cannot be read: a quoted cell that opens on line {line} does not end at its quote"
+            raise Problem(seen, cause, remedy)
+        if len(row) == 1 and not row[0].strip():
+            continue
+        if header is None:
+            header = row
+            continue
+        if not rows:
+            _separated(path, header, row)
+        _even(path, header, row, line)
+        rows.append(row)
+        numbers.append(line)
+    if header is None:
+        raise Problem(f"{path} is empty", "nothing was saved", "a CSV file with a header line and rows")
+    ending = BREAK.search(text)
+    lines = Lines(header, rows, numbers, ending.group() if ending else "\n", mark)
+    distinct(lines.names)
+    return lines
+
+
+def _records(text: str) -> Iterator[tuple[list[str] | None, int]]:
+    """Rows of cells, with the line on which each ends; None where a quote goes wrong, with its line."""
+    row, line, position = [], 1, 0
+    for match in CELL.finditer(text):
+        if match.start() != position:
+            yield None, line
+            return
+        cell, end = match.groups()
+        position = match.end()
+        row.append(cell)
+        if '"' in cell:
+            line += len(BREAK.findall(cell))
+        if end != ",":
+            yield row, line
+            row, line = [], line + 1
 
 
 def _separated(path: Path, header: list[str], row: list[str]) -> None:
+    first, second = ",".join(header), ",".join(row)
     for sign in ";\t|":
-        if len(header) == 1 and (sign in header[0] or sign in row[0]):
+        between = len(header) <= first.count(sign) <= second.count(sign)  # more often than the comma, and in both lines
+        if between or (len(header) == 1 and sign in second):
             decimal = ", decimal=','" if sign == ";" else ""
             raise Problem(
-                f"{path} has one column, {header[0]!r}, with {sign!r} inside",
+                f"{path} has {sign!r} inside its values: {first[:60]!r}",
                 f"its values are separated by {sign!r}, not by commas",
                 f"pandas.read_csv({str(path)!r}, sep={sign!r}{decimal}).to_csv('commas.csv', index=False)",
             )

@@ -1,0 +1,82 @@
+"""Write a table with its holes filled; what stood in it stays as it stood."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from ppvae.data import parquet
+from ppvae.data.lines import Lines
+from ppvae.data.table import Table, write_new
+
+
+def write_completed(table: Table, filled: np.ndarray, path: str | Path, force: bool = False) -> None:
+    """Write a table with numbers in the place of its holes, whole or not at all; Parquet by the ending, else CSV.
+
+    From CSV to CSV every other cell is written as it was, with its quotes, the line ends and the byte order
+    mark of the file. From and to Parquet columns keep their types, see `ppvae.data.parquet.filled`.
+
+    Args:
+        table: read from a file.
+        filled: what to put into its M missing cells, row by row: (M,); or (S, M) for S tables below one
+            another, numbered in a first column "draw" (".draw" if the table has one of that name).
+        path: in a folder that exists.
+        force: replace an existing file.
+
+    Raises:
+        Problem: the file exists (without force) or is no ordinary file; no such folder; no permission; pyarrow
+            is not installed.
+    """
+    path = Path(path)
+    if isinstance(table.sheet, Lines) and not parquet.ends(path):
+        return write_new(path, lambda draft: _write_lines(table, filled, draft), force)
+    sheet = _typed(table, filled)
+    if parquet.ends(path):
+        return write_new(path, lambda draft: parquet.arrow().parquet.write_table(sheet, draft), force)
+    frame = sheet.to_pandas()
+    named = any(name is not None for name in frame.index.names)
+    index = named or frame.index.inferred_type != "integer"  # row numbers without a name say nothing
+    return write_new(path, lambda draft: frame.to_csv(draft, index=index), force)
+
+
+def number_name(table: Table) -> str:
+    """What the column is called that numbers draws."""
+    return "draw" if "draw" not in map(str, table.frame.columns) else ".draw"
+
+
+def _write_lines(table: Table, filled: np.ndarray, draft: str) -> None:
+    lines: Lines = table.sheet
+    gaps = np.argwhere(np.isnan(table.values))  # (M, 2)
+    holes = defaultdict(list)
+    for m, (n, j) in enumerate(gaps.tolist()):
+        holes[n].append((table.positions[j], m))
+    whole = [",".join(row) if n not in holes else "" for n, row in enumerate(lines.rows)]
+    with open(draft, "w", encoding="utf-8", newline="") as file:
+        many = filled.ndim == 2
+        file.write(lines.mark + f"{number_name(table)}," * many + ",".join(lines.header) + lines.ending)
+        for s, numbers in enumerate(np.atleast_2d(filled), 1):
+            first, numbers = f"{s}," * many, numbers.tolist()
+            for n, line in enumerate(whole):
+                if n in holes:
+                    row = lines.rows[n].copy()
+                    for position, m in holes[n]:
+                        row[position] = repr(numbers[m])
+                    line = ",".join(row)
+                file.write(first + line + lines.ending)
+
+
+def _typed(table: Table, filled: np.ndarray) -> object:
+    pyarrow = parquet.arrow()
+    sheet = table.sheet
+    if isinstance(sheet, Lines):
+        sheet = pyarrow.Table.from_pandas(table.frame, preserve_index=False)
+    gaps = np.isnan(table.values)
+
+    def one(numbers: np.ndarray) -> object:
+        completed = table.values.copy()
+        completed[gaps] = numbers
+        return parquet.filled(sheet, table.positions, completed, gaps)
+
+    return parquet.numbered(list(map(one, filled)), number_name(table)) if filled.ndim == 2 else one(filled)
