@@ -287,6 +287,22 @@ def test_a_number_frozen_by_staging_is_found_out():
     assert "differs from the eager one" in result.step
 
 
+def test_a_number_that_begins_to_change_late_is_found_out_too():
+    """It changes in the 5th of 16 steps; `redraw` sees each batch and counts."""
+    batches = []
+
+    def late(pair, x, mask=None):
+        return ppvae.elbo()(pair, x, mask) * (1.0 if len(batches) < 6 else 2.0)
+
+    def redraw(x):
+        batches.append(len(x))
+        return x
+
+    made = pair("vae")
+    result = ppvae.fit(made, data(made, rows=40)[0]["x"], objective=late, epochs=8, batch_size=20, redraw=redraw)
+    assert "differs from the eager one" in result.step
+
+
 def test_a_bound_that_is_not_finite_is_refused_and_the_parameters_are_kept():
     made = pair("factor_analysis_exact", features=6)
     x = rows(N=64)

@@ -358,7 +358,7 @@ OBJECTIVES = [
     *(iw_elbo(4, "vimco"), renyi(0.5, 4), renyi(-0.5, 4, "dreg"), renyi(2.0, 4, "stl")),
     *(wake_sleep(4), wake_sleep(4, sleep=True), elbo(kl=beta(4.0)), elbo(kl=annealed(0.5, 4)), elbo(kl=free_bits(0.5))),
     *(elbo(kl=free_bits(0.1, per="unit")), elbo(kl=capacity(2.0, 10.0))),
-    *(elbo(2, "stl", (free_bits(0.1), annealed(), beta(2.0))), elbo(2, "score", (annealed(), beta(2.0)))),
+    *(elbo(2, "stl", (annealed(), beta(2.0))), elbo(2, "score", (annealed(), beta(2.0)))),
 ]
 
 

@@ -631,8 +631,8 @@ def test_a_density_in_a_delta_counts():
     assert torch.allclose(found[1], weights)  # and the elbo of one draw is it, where the Delta has no closed KL
 
 
-def test_what_torch_cannot_stage_is_stepped_eagerly_with_the_reason():
-    """VonMises rejects in a loop over values: no graph; the fit still runs and says why."""
+def test_a_draw_that_the_story_keeps_and_that_has_no_path_is_refused_where_a_gradient_is_asked_for():
+    """VonMises rejects in a loop over values; staged it is not either: test_traps_more."""
 
     def circular(numbers, x=None, *, size=1):
         with pyro.plate("data", size if x is None else len(x), dim=-2):
@@ -653,6 +653,7 @@ def test_what_torch_cannot_stage_is_stepped_eagerly_with_the_reason():
 
 
 # Rows without a test of their own here, the first table:
+# 03, 04, 08, 09, 12 are refused above; what Pyro makes of them is in test_traps_more.
 # 01 also test_identities::test_the_importance_weighted_bound_is_a_bound_per_row_in_minibatches.
 # 06 also test_identities::test_what_fills_a_missing_entry_changes_no_bit.
 # 10 test_identities::test_two_layer_kl_is_analytic_only_where_it_stands_for_the_expectation.
@@ -663,11 +664,12 @@ def test_what_torch_cannot_stage_is_stepped_eagerly_with_the_reason():
 # 24 test_posterior::test_the_tree_is_read_by_the_installed_arviz.
 # 25 a matter of names: nothing here is called MIWAE.
 # The second table:
-# gradients of discrete draws, q(y) without a gradient, copies of observed rows, log q(y) of observed labels, the sum inside
-#   the feature plate, handlers' order (a value observed row by row is recorded): test_enumeration.
+# gradients of a discrete guide, clamp-and-continue completion, MWS and total correlation, padding with coupled rows,
+#   a discriminator trained by the bound, TELBO, what stands still in the graph, what cannot be staged: test_traps_more;
+#   the right gradients of discrete draws are in test_discrete_gradients.
+# q(y) without a gradient, copies of observed rows, log q(y) of observed labels, the sum inside the feature plate, handlers'
+#   order (a value observed row by row is recorded): test_enumeration.
 # a global latent counts once: test_identities::test_a_global_latent_counts_once.
 # analytic KL in a bottom-up guide: as 10.
-# padding: fit never pads; its last smaller batch is staged for itself (test_fit).
-# frozen in the graph, what cannot be staged: test_fit::test_a_number_frozen_by_staging_is_found_out and
-#   test_a_pair_that_cannot_be_staged_falls_back_and_says_why.
-# clamp-and-continue completion, MWS and total correlation, discriminators, TELBO: there is no such objective or verb yet.
+# padding: fit never pads; its last smaller batch is staged for itself (test_fit, test_traps_more).
+# running statistics moved by staging: 18, and test_fit::test_buffers_are_as_after_eager_training_and_untouched_by_staging.

@@ -108,9 +108,9 @@ def held_guide(pair: Pair, table: Table, traces: Traces) -> Traces:
 
 
 def refuse_points(traces: Traces) -> None:
-    """A Delta at a value that is held: its log_density is a number that does not know where it stands."""
+    """A Delta at a value that is held, where a gradient is asked for: its log_density does not know where it stands."""
     for name, site in traces.drawn():
-        if _is_point(site["fn"]):
+        if torch.is_grad_enabled() and _is_point(site["fn"]):
             raise Problem(
                 f"the guide makes {name!r} from other draws, or without chance",
                 "this gradient scores a draw where it stands, and a Delta there has neither a path nor a score: what its "

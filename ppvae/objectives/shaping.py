@@ -135,9 +135,7 @@ def shapes_of(kl: Shape | tuple[Shape, ...] | None) -> tuple[Shape, ...]:
 def refuse_beside(shapes: tuple[Shape, ...], gradient: str) -> None:
     """Shapes for which an estimator of the gradient does not hold."""
     for shape in shapes:
-        bent = isinstance(shape, free_bits | capacity)
-        held = isinstance(shape, capacity) or getattr(shape, "per", "") == "unit"
-        if (gradient == "score" and bent) or (gradient != "pathwise" and held):
+        if gradient != "pathwise" and isinstance(shape, free_bits | capacity):
             raise Problem(
                 f"{shape} stands beside gradient={gradient!r}",
                 "it bends the mean KL of a batch or of a row, which one draw does not know",
