@@ -26,26 +26,28 @@ class Blocks:
         self.pair, self.table = pair, table
         self.global_latents = {name for name, site in pair.sites(table.values).items() if is_global(site)}
 
-    def _rows_at_once(self, particles: int) -> tuple[int, int]:
+    def rows_at_once(self, particles: int) -> tuple[int, int]:
         """How many rows and particles make a block."""
         wide = max([v[0].numel() for v in self.table.values.values()] + [256])  # 256: a network's layer
         home = next(iter(self.table.values.values()))
         cells = max(1, BLOCK_BYTES[home.device.type if home.is_cuda else "cpu"] // (wide * home.element_size()))
         return max(1, cells // particles), min(particles, cells)
 
-    def _row_blocks(self, particles: int) -> Iterator[Table]:
-        size = len(self.table) if self.global_latents else self._rows_at_once(particles)[0]  # one draw for all rows
+    def row_blocks(self, particles: int) -> Iterator[Table]:
+        """The rows, so many at a time that all their particles fit."""
+        size = len(self.table) if self.global_latents else self.rows_at_once(particles)[0]  # one draw for all rows
         for start in range(0, len(self.table), size):
             yield self.table.rows(slice(start, start + size))
 
-    def _blocks(self, particles: int) -> Iterator[tuple[Table, list[int]]]:
-        _, together = self._rows_at_once(particles)
+    def blocks(self, particles: int) -> Iterator[tuple[Table, list[int]]]:
+        """The rows, and how many particles to draw of them at a time."""
+        _, together = self.rows_at_once(particles)
         whole, rest = divmod(particles, together)
-        for rows in self._row_blocks(particles):
+        for rows in self.row_blocks(particles):
             yield rows, [together] * whole + [rest] * bool(rest)
 
     @contextmanager
-    def _evaluating(self) -> Iterator[None]:
+    def evaluating(self) -> Iterator[None]:
         """The pair in eval mode, without gradients and without Pyro's validation; afterwards as it was."""
         training = self.pair.training
         self.pair.eval()

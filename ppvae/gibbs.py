@@ -22,7 +22,7 @@ from ppvae.completion import put_back
 from ppvae.door import Table
 from ppvae.errors import Problem
 from ppvae.pair import Pair
-from ppvae.terms import _is_point, weights_of
+from ppvae.terms import is_point, weights_of
 from ppvae.traces import Traces, log_prob, run
 
 
@@ -123,7 +123,7 @@ def _choose(accept: Tensor, new: Tensor, old: Tensor) -> Tensor:
 
 def _refuse(pair: Pair, rows: Table, x: Tensor, latents: dict[str, Tensor], metropolis: bool) -> None:
     traces = run(pair, _complete(rows, x), enumerate=False, at=latents)
-    point = [n for n, site in traces.drawn() if site["infer"].get("is_auxiliary") or _is_point(site["fn"])]
+    point = [n for n, site in traces.drawn() if site["infer"].get("is_auxiliary") or is_point(site["fn"])]
     if metropolis and point:
         raise Problem(
             f"the guide makes {point[0]!r} from other draws, or without chance",

@@ -62,11 +62,11 @@ class Posterior(Blocks):
         """
         refuse_count("particles", particles)
         particles = 1 if self.pair.exact else particles
-        with self._evaluating():
+        with self.evaluating():
             return torch.cat(
                 [
-                    log_mean_exp([self._weights(rows, block) for block in blocks])
-                    for rows, blocks in self._blocks(particles)
+                    log_mean_exp([self.log_weights(rows, block) for block in blocks])
+                    for rows, blocks in self.blocks(particles)
                 ]
             )
 
@@ -82,8 +82,8 @@ class Posterior(Blocks):
             Each latent by name, (S, N, K); a global one (S, ...).
         """
         refuse_count("draws", draws)
-        with self._evaluating():
-            parts = [self._resampled(rows, draws, particles) for rows in self._row_blocks(self._pool(draws, particles))]
+        with self.evaluating():
+            parts = [self._resampled(rows, draws, particles) for rows in self.row_blocks(self._pool(draws, particles))]
         if not parts[0]:
             raise Problem(
                 "the pair has no latents", "it was made without a guide", "log_evidence() and impute() still work"
@@ -100,11 +100,11 @@ class Posterior(Blocks):
             particles: as in `sample`.
         """
         refuse_count("draws", draws)
-        with self._evaluating():
+        with self.evaluating():
             return torch.cat(
                 [
                     completed(self.pair, rows, self._resampled(rows, draws, particles), draws)
-                    for rows in self._row_blocks(self._pool(draws, particles))
+                    for rows in self.row_blocks(self._pool(draws, particles))
                 ],
                 1,
             )
@@ -129,10 +129,10 @@ class Posterior(Blocks):
             Problem: a global latent, dependent features, data that hang on x, a guide without a density.
         """
         refuse_settings(self.global_latents, draws, burn_in, gap)
-        with self._evaluating():
+        with self.evaluating():
             parts = [
                 chain(self.pair, rows, *Posterior(self.pair, rows)._start(), draws, burn_in, gap, metropolis)
-                for rows in self._row_blocks(1)
+                for rows in self.row_blocks(1)
             ]
         return together(parts)
 
@@ -147,8 +147,8 @@ class Posterior(Blocks):
             particles: P.
         """
         refuse_count("particles", particles)
-        with self._evaluating():
-            return torch.cat([self._mean(rows, blocks) for rows, blocks in self._blocks(particles)])
+        with self.evaluating():
+            return torch.cat([self._mean(rows, blocks) for rows, blocks in self.blocks(particles)])
 
     def diagnostics(self, particles: int = 1000) -> dict[str, Tensor]:
         """Say how far each row's importance weights can be trusted.
@@ -159,13 +159,18 @@ class Posterior(Blocks):
             to be trusted; -inf where all weights are equal.
         """
         refuse_count("particles", particles)
-        with self._evaluating():
+        with self.evaluating():
             parts = [
-                torch.cat([self._weights(rows, block) for block in blocks]) for rows, blocks in self._blocks(particles)
+                torch.cat([self.log_weights(rows, block) for block in blocks])
+                for rows, blocks in self.blocks(particles)
             ]
         weights = torch.cat(parts, 1)  # (P, N)
         relative = (weights - weights.amax(0)).exp()
         return {"ess": relative.sum(0).square() / relative.square().sum(0), "pareto_k": export.pareto_k(weights)}
+
+    def log_weights(self, rows: Table, particles: int) -> Tensor:
+        """log p(x_o, z) - log q(z) of draws of the guide for a block of the rows, (P, n)."""
+        return weights_of(run(self.pair, rows, particles))
 
     def to_datatree(self, draws: int = 100) -> Any:
         """Put draws into an xarray.DataTree whose groups are named as ArviZ names them.
@@ -180,8 +185,8 @@ class Posterior(Blocks):
         """
         refuse_count("draws", draws)
         latents, complete, scores, priors = [], [], [], []
-        with self._evaluating():
-            for rows in self._row_blocks(self._pool(draws, None)):
+        with self.evaluating():
+            for rows in self.row_blocks(self._pool(draws, None)):
                 latents.append(self._resampled(rows, draws, None))
                 site = story(self.pair, rows, latents[-1], draws)
                 complete.append(put_back(rows, site["value"].expand(draws, len(rows), -1)))
@@ -207,7 +212,7 @@ class Posterior(Blocks):
             draws: S.
         """
         refuse_count("draws", draws)
-        blocks = self._row_blocks(self._pool(draws, None))
+        blocks = self.row_blocks(self._pool(draws, None))
         export.write(path, (Posterior(self.pair, rows).to_datatree(draws) for rows in blocks), len(self.table))
 
     def __repr__(self) -> str:
@@ -222,9 +227,6 @@ class Posterior(Blocks):
         if particles is not None:
             refuse_count("particles", particles)
         return max(100, 10 * draws) if particles is None else max(particles, draws)
-
-    def _weights(self, rows: Table, particles: int) -> Tensor:
-        return weights_of(run(self.pair, rows, particles))
 
     def _resampled(self, rows: Table, draws: int, particles: int | None) -> dict[str, Tensor]:
         """Each latent of the rows, (S, n, 1) + event, a global one (S, 1, 1) + event."""
@@ -241,7 +243,7 @@ class Posterior(Blocks):
     def _start(self) -> tuple[Tensor, dict[str, Tensor]]:
         """One complete row each, (N, D), and its latents, (N, 1) + event."""
         x, latents = [], []
-        for rows in self._row_blocks(self._pool(1, None)):
+        for rows in self.row_blocks(self._pool(1, None)):
             latents.append(self._resampled(rows, 1, None))
             x.append(completed(self.pair, rows, latents[-1], 1))
         return torch.cat(x, 1)[0], {name: torch.cat([part[name] for part in latents], 1)[0] for name in latents[0]}

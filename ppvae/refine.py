@@ -57,12 +57,12 @@ class Refined:
 
     def log_evidence(self, particles: int = 1000) -> Tensor:
         """log p(x_o) of each row by importance weights, the refined posterior as proposal, (N,) in nats."""
-        with Blocks(self.pair, self.table)._evaluating():
+        with Blocks(self.pair, self.table).evaluating():
             return _weights(self.pair, self.table, self.offsets, particles).logsumexp(0) - math.log(particles)
 
     def sample(self, draws: int = 100) -> dict[str, Tensor]:
         """Draw each latent from the refined posterior, not reweighted, (S, N, …)."""
-        with Blocks(self.pair, self.table)._evaluating(), Moved(self.offsets):
+        with Blocks(self.pair, self.table).evaluating(), Moved(self.offsets):
             found = guide_draws(self.pair, self.table, draws)
         return {name: value.squeeze(2) for name, value in found.items()}
 
@@ -90,7 +90,7 @@ def refine(
     """
     _refuse_steps(steps, learning_rate)
     table = enter(pair, x, mask)
-    with Blocks(pair, table)._evaluating():
+    with Blocks(pair, table).evaluating():
         none = start(pair, table)
         offsets = climb(pair, table, none, steps, learning_rate, particles)
         before, after = _compared(pair, table, none, offsets)
@@ -161,7 +161,7 @@ class memoryless:  # noqa: N801  (a verb of the library)
 
 def _weights(pair: Pair, table: Table, offsets: Offsets, particles: int) -> Tensor:
     """log p(x_o, z) - log q*(z) of draws of the refined posteriors, (P, N), in blocks of draws."""
-    together = max(1, Blocks(pair, table)._rows_at_once(1)[0] // len(table))
+    together = max(1, Blocks(pair, table).rows_at_once(1)[0] // len(table))
     with Moved(offsets):
         return torch.cat(
             [weights_of(run(pair, table, min(together, particles - done))) for done in range(0, particles, together)]

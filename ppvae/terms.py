@@ -60,7 +60,7 @@ def terms_of(traces: Traces, table: Table, closed: bool) -> ElboTerms:
         if name not in drawn:
             likelihood = likelihood + _per_row(log_prob(site), site, traces).mean(0)
     for name, site in drawn.items():
-        exact = _analytic_kl(name, traces) if closed else None
+        exact = analytic_kl(name, traces) if closed else None
         if exact is not None:
             analytic.append(name)
         kl[name] = _per_row(exact if exact is not None else _sampled_kl(name, site, traces), site, traces).mean(0)
@@ -142,7 +142,7 @@ def _unseen(log_q: Tensor, site: dict[str, Any]) -> Tensor:
     return log_q if seen is None else torch.where(seen, 0.0, log_q)
 
 
-def _analytic_kl(name: str, traces: Traces) -> Tensor | None:
+def analytic_kl(name: str, traces: Traces) -> Tensor | None:
     """KL(q || p) in closed form, where it is one and where it stands for the expectation.
 
     p may depend on latents that the story draws before this one. Their values must not depend on this draw, so
@@ -150,7 +150,7 @@ def _analytic_kl(name: str, traces: Traces) -> Tensor | None:
     """
     order = [n for n, _ in traces.drawn()]
     site, twin = traces.guide.nodes[name], traces.model.nodes.get(name)
-    if twin is None or seen_rows(site) is not None or _is_point(site["fn"]):
+    if twin is None or seen_rows(site) is not None or is_point(site["fn"]):
         return None
     for before in traces.model.nodes:
         if before == name:
@@ -163,14 +163,14 @@ def _analytic_kl(name: str, traces: Traces) -> Tensor | None:
         return None
 
 
-def _is_point(fn: Any) -> bool:
+def is_point(fn: Any) -> bool:
     """Whether a site is a Delta: Pyro's KL of it leaves out its log_density, the Jacobian of a flow."""
-    return isinstance(fn, Delta) or (hasattr(fn, "base_dist") and _is_point(fn.base_dist))
+    return isinstance(fn, Delta) or (hasattr(fn, "base_dist") and is_point(fn.base_dist))
 
 
 def _unit_kl(name: str, traces: Traces) -> Tensor:
     site, twin = traces.guide.nodes[name], traces.model.nodes.get(name)
-    closed = None if enumerated(site) or is_global(site) else _analytic_kl(name, traces)
+    closed = None if enumerated(site) or is_global(site) else analytic_kl(name, traces)
     q, p = (getattr(s and s["fn"], "base_dist", None) for s in (site, twin))
     if closed is None or q is None or p is None or q.event_shape:
         raise Problem(

@@ -109,7 +109,7 @@ def fit(
         )
     refuse_options(epochs, batch_size, learning_rate, seed, clip, held_out, patience, schedule, compile)
     pair.to(device_of(device))
-    with _generators_of_its_own(seed):
+    with own_generators(seed):
         rows = Rows.enter(pair, x, mask, redraw, held_out)
         batch_size = batch_size_of(batch_size, len(rows.train))
         model = nn.ModuleList([pair, *([objective] if isinstance(objective, nn.Module) else [])]).to(device_of(device))
@@ -190,7 +190,7 @@ def _record(means: list[float], step: Step | Watched, objective: Callable, done:
 
 def _held_out_bound(objective: Callable, pair: Pair, rows: Rows, size: int, seed: int) -> float:
     """The mean bound of the rows set aside, with the same draws after every epoch."""
-    with _generators_of_its_own(seed), torch.no_grad():
+    with own_generators(seed), torch.no_grad():
         total = sum(objective(pair, rows.table.rows(index)).sum() for index in rows.aside.split(size))
     return float(total) / len(rows.aside)
 
@@ -206,7 +206,7 @@ def _factor(schedule: str, done: float) -> float:
 
 
 @contextmanager
-def _generators_of_its_own(seed: int) -> Iterator[None]:
+def own_generators(seed: int) -> Iterator[None]:
     """Seed the global generators, and put them back as they were."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices):

@@ -166,7 +166,7 @@ def test_a_positive_latent_brings_its_jacobian():
 def test_the_staged_density_and_its_gradient_are_those_written_by_hand():
     made, x, mask = linear_gaussian("factor_analysis_diagonal", N=5)
     post = ppvae.condition(made, x, mask)
-    with post._evaluating():
+    with post.evaluating():
         latents = Latents(made, post.table)
         graph = staged(latents, post.table, 3, "guide")
         assert isinstance(graph, torch.fx.GraphModule)

@@ -222,7 +222,7 @@ def test_equal_seeds_give_equal_chains_and_blocks_of_rows_the_same_law(monkeypat
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
     monkeypatch.setitem(blocks.BLOCK_BYTES, "cpu", 2**21)  # 1024 rows at once
     cut = post.gibbs(draws=1, burn_in=BURN_IN, gap=1)
-    assert len(list(post._row_blocks(1))) == 2 and cut.x.shape == (1, CHAINS, 5)
+    assert len(list(post.row_blocks(1))) == 2 and cut.x.shape == (1, CHAINS, 5)
     assert errors(cut.x[0][:, ~mask[0]], mean, spread) < 5
 
 

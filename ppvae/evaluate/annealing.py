@@ -93,10 +93,10 @@ def ais(
     """
     _refuse_options(start, chains=chains, temperatures=temperatures, leapfrog=leapfrog)
     post = condition(pair, x, mask)
-    with post._evaluating():
+    with post.evaluating():
         latents = Latents(pair, post.table)
         blocks = []
-        for rows in post._row_blocks(chains):
+        for rows in post.row_blocks(chains):
             target = staged(latents, rows, chains, start)
             betas, steps = _tuned(latents, rows, chains, temperatures, leapfrog, start, target)
             weights, accepted = _forward(target, latents.draw(rows, chains, start), betas, steps, leapfrog)
@@ -121,10 +121,10 @@ def bdmc(
     """
     _refuse_options(start, chains=chains, temperatures=temperatures, leapfrog=leapfrog)
     post = condition(pair, x, mask)
-    with post._evaluating():
+    with post.evaluating():
         latents = Latents(pair, post.table)
         lower, upper, made = [], [], []
-        for data in post._row_blocks(chains):
+        for data in post.row_blocks(chains):
             values, rows = simulate(pair, data)
             target = staged(latents, rows, chains, start)
             betas, steps = _tuned(latents, rows, chains, temperatures, leapfrog, start, target)

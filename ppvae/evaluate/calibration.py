@@ -118,8 +118,8 @@ def _replicates(
             "all rows together are one replicate, and one rank says nothing",
             "a pair whose row is a whole data set",
         )
-    with post._evaluating():
-        for data in post._row_blocks(max(draws, particles or 0)):
+    with post.evaluating():
+        for data in post.row_blocks(max(draws, particles or 0)):
             truth, rows = simulate(pair, data)
             if particles is None:
                 drawn = guide_draws(pair, rows, draws)

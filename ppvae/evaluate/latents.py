@@ -13,7 +13,7 @@ from ppvae.errors import refuse_count
 from ppvae.evaluate.density import Latents, guide_draws, guide_log_prob
 from ppvae.pair import Pair
 from ppvae.posterior import Posterior, condition
-from ppvae.terms import _analytic_kl, elbo_terms
+from ppvae.terms import analytic_kl, elbo_terms
 from ppvae.traces import Traces, by_row, log_prob, run
 
 ACTIVE = 0.01  # Burda et al. 2016, section 5
@@ -77,9 +77,9 @@ def units(pair: Pair, x: Any, mask: Any = None, draws: int = 10) -> dict[str, Un
     """
     refuse_count("draws", draws)
     post = condition(pair, x, mask)
-    with post._evaluating():
+    with post.evaluating():
         latents = Latents(pair, post.table)
-        blocks = [_of_block(run(pair, rows, draws, enumerate=False), latents) for rows in post._row_blocks(draws)]
+        blocks = [_of_block(run(pair, rows, draws, enumerate=False), latents) for rows in post.row_blocks(draws)]
     found = {}
     for name in latents.shapes:
         kls, rates, means, noises = zip(*(block[name] for block in blocks), strict=True)
@@ -93,8 +93,8 @@ def rate_distortion(pair: Pair, x: Any, mask: Any = None, draws: int = 10) -> Ra
     """Split the ELBO of each row into what the latents cost and what they leave unexplained; ``draws`` averaged over."""
     refuse_count("draws", draws)
     post = condition(pair, x, mask)
-    with post._evaluating():
-        terms = [elbo_terms(pair, rows, draws) for rows in post._row_blocks(draws)]
+    with post.evaluating():
+        terms = [elbo_terms(pair, rows, draws) for rows in post.row_blocks(draws)]
     rate = torch.cat([sum(t.kl.values(), torch.zeros_like(t.likelihood)) for t in terms])
     return RateDistortion(rate, -torch.cat([t.likelihood for t in terms]))
 
@@ -121,10 +121,10 @@ def information(pair: Pair, x: Any, mask: Any = None, draws: int = 1) -> Informa
     post = condition(pair, x, mask)
     table, N = post.table, len(post.table)
     own, aggregate, prior = [], [], []
-    with post._evaluating():
+    with post.evaluating():
         names = Latents(pair, table).shapes
         for _ in range(draws):
-            for rows in post._row_blocks(POINTS):
+            for rows in post.row_blocks(POINTS):
                 z = {name: value for name, value in guide_draws(pair, rows, 1).items() if name in names}  # (1, n, …)
                 own.append(guide_log_prob(pair, rows, z)[0])
                 traces = run(pair, rows, enumerate=False, at={name: value[0] for name, value in z.items()})
@@ -145,7 +145,7 @@ def information(pair: Pair, x: Any, mask: Any = None, draws: int = 1) -> Informa
 def _mixture(post: Posterior, points: dict[str, Tensor]) -> Tensor:
     """log sum_m q(z_s | x_m) over all rows, (S,)."""
     return torch.stack(
-        [guide_log_prob(post.pair, rows, points).logsumexp(1) for rows in post._row_blocks(POINTS)]
+        [guide_log_prob(post.pair, rows, points).logsumexp(1) for rows in post.row_blocks(POINTS)]
     ).logsumexp(0)
 
 
@@ -155,7 +155,7 @@ def _of_block(traces: Traces, latents: Latents) -> dict[str, tuple[Tensor | None
     P, n = traces.particles, traces.rows
     for name in latents.shapes:
         site, twin = traces.guide.nodes[name], traces.model.nodes[name]
-        closed = _analytic_kl(name, traces)
+        closed = analytic_kl(name, traces)
         each = None if closed is None else _by_coordinate(site["fn"], twin["fn"])
         kl = None if each is None else each.expand(site["value"].shape).reshape(P, n, -1).mean(0)
         rate = by_row(log_prob(site) - log_prob(twin) if closed is None else closed, traces).mean(0)

@@ -61,7 +61,7 @@ def predictive_check(
     partly = table.partly_seen(pair)
     given = {name: value for name, value in table.values.items() if name != "x" and name not in partly}
     replicated = []
-    with post._evaluating():
+    with post.evaluating():
         for s in range(draws):
             shapes = {name: sites[name]["value"].shape for name in latents}  # of one row
             at = {

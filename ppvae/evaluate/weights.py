@@ -53,9 +53,9 @@ def evidence(pair: Pair, x: Any, mask: Any = None, particles: int = 1000) -> Evi
     refuse_count("particles", particles)
     post = condition(pair, x, mask)
     threshold, parts = pareto_threshold(particles), []
-    with post._evaluating():
-        for rows, blocks in post._blocks(particles):
-            weights = torch.cat([post._weights(rows, block) for block in blocks])  # (P, n)
+    with post.evaluating():
+        for rows, blocks in post.blocks(particles):
+            weights = torch.cat([post.log_weights(rows, block) for block in blocks])  # (P, n)
             k = export.pareto_k(weights)
             mean = weights.logsumexp(0) - math.log(particles)
             parts.append(Evidence(mean, relative_error(weights), effective(weights), k, k <= threshold))

@@ -25,7 +25,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from ppvae.door import Table
 from ppvae.errors import Problem
 from ppvae.pair import Pair
-from ppvae.terms import _is_point
+from ppvae.terms import is_point
 from ppvae.traces import PARTICLE_DIM, Seen, Traces
 
 
@@ -110,7 +110,7 @@ def held_guide(pair: Pair, table: Table, traces: Traces) -> Traces:
 def refuse_points(traces: Traces) -> None:
     """A Delta at a value that is held, where a gradient is asked for: its log_density does not know where it stands."""
     for name, site in traces.drawn():
-        if torch.is_grad_enabled() and _is_point(site["fn"]):
+        if torch.is_grad_enabled() and is_point(site["fn"]):
             raise Problem(
                 f"the guide makes {name!r} from other draws, or without chance",
                 "this gradient scores a draw where it stands, and a Delta there has neither a path nor a score: what its "
