@@ -154,7 +154,7 @@ MANY = [
 def test_bounds_and_gradients_of_many_particles_are_those_of_numpy(objective, alpha):
     made, x, mask = wrong()
     P = objective.particles
-    noise = np.random.default_rng(1).standard_normal((P, 300_000 // P, len(x)))
+    noise = np.random.default_rng(1).standard_normal((P, 1_000_000 // P, len(x)))
     draws = combine(log_weight(made, x, mask, noise), alpha)  # (R, N)
     slope = slopes(made, lambda: combine(log_weight(made, x, mask, noise), alpha).mean(-1))  # (R, 4)
     bound, gradient = sampled(made, objective, x, mask, chunks=30, copies=max(10, 3000 // P))
