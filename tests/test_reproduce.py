@@ -6,9 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from sklearn.impute import KNNImputer
 
 from ppvae import exact
-from ppvae.reproduce import Cell, Run, names, table, thesis_missing
+from ppvae.imputation import WAYS
+from ppvae.reproduce import Cell, Run, evidence, imputation, names, table, thesis_missing
 from ppvae.reproduce.run import cells
 from ppvae.reproduce.thesis_missing import EXACT, LEARNED, ROWS, THESIS, Budget
 
@@ -125,6 +127,51 @@ def test_the_command_writes_the_table_and_the_pictures(ppvae_, made_up, name):
     assert "not to be compared" in out
     for picture in ("figure-4.1.png", "figure-4.2.png"):
         assert open(f"pictures/{picture}", "rb").read(8) == b"\x89PNG\r\n\x1a\n"
+
+
+def test_imputation_holds_every_method_to_the_same_masks(ppvae_):
+    code, out, err = ppvae_("reproduce", "imputation", "--seeds", 1, "--budget", "smoke", "--json", "t.json")
+    assert code == 0, err
+    found = {(r["row"], r["column"]): r["value"] for r in json.load(open("t.json"))["results"]}
+    rows, columns = {row for row, _ in found}, {column for _, column in found}
+    assert columns == {f"breast, MCAR 50 %, {m}" for m in imputation.MEASURES}
+    assert rows == {*WAYS, "KNNImputer", "IterativeImputer, BayesianRidge", "IterativeImputer, forests", "Our choice"}
+    x = imputation.rows_of("breast", 0, 150)
+    mask = imputation.LAWS["MCAR 50 %"](x, 0)
+    holes = x.masked_fill(~mask, torch.nan)
+    mean, unit = holes.nanmean(0), x.std(0, correction=0)
+    by_hand = (((mean - x) / unit)[~mask]).square().mean().sqrt()
+    assert abs(found["Column means", "breast, MCAR 50 %, RMSE"] - by_hand) < 1e-9
+    absolute = KNNImputer(n_neighbors=10).fit_transform(
+        ((holes - mean) / (holes - mean).square().nanmean(0).sqrt()).numpy()
+    )
+    absolute = torch.from_numpy(absolute) * (holes - mean).square().nanmean(0).sqrt() + mean
+    error = (((absolute - x) / unit)[~mask]).abs().mean()
+    assert abs(found["KNNImputer", "breast, MCAR 50 %, CRPS"] - error) < 1e-9  # a point's CRPS
+    chosen = [
+        row
+        for row in imputation.CANDIDATES
+        if found[row, "breast, MCAR 50 %, CRPS"] == found["Our choice", "breast, MCAR 50 %, CRPS"]
+    ]
+    assert len(chosen) == 1
+    assert found[chosen[0], "breast, MCAR 50 %, RMSE"] == found["Our choice", "breast, MCAR 50 %, RMSE"]
+    assert found[chosen[0], "breast, MCAR 50 %, seconds"] < found["Our choice", "breast, MCAR 50 %, seconds"]
+
+
+def test_the_evidence_of_simulated_rows_is_bracketed(ppvae_):
+    code, _, err = ppvae_("reproduce", "evidence", "--budget", "smoke", "--json", "t.json")
+    assert code == 0, err
+    found = {(r["row"], r["column"]): r["value"] for r in json.load(open("t.json"))["results"]}
+    linear = evidence.LINEAR
+    below = [
+        found[row, linear] for row in (evidence.ELBO, evidence.WEIGHTS, evidence.LOWER, evidence.EXACT, evidence.UPPER)
+    ]
+    assert below == sorted(below)
+    for column in (linear, evidence.SIMULATED):
+        assert found["upper - lower", column] == pytest.approx(
+            found[evidence.UPPER, column] - found[evidence.LOWER, column], rel=1e-4
+        )
+        assert found["upper - lower, widest row", column] >= found["upper - lower", column] > 0
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def reproduce(
         int | None,
         typer.Option(
             help="Repetitions, each with its own split, masks and draws.",
-            show_default="10; 1 where one takes many minutes",
+            show_default="10, fewer where one takes minutes",
         ),
     ] = None,
     budget: Annotated[str, typer.Option(help="smoke (few rows: it runs), cpu (minutes), full.")] = "cpu",

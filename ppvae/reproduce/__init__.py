@@ -1,7 +1,7 @@
 """Tables of the documents, from the data up, beside the figures that were published.
 
 A module here names its tables in ``TABLES = {"thesis-4.1": function, …}``, and `names` finds it by that. A function
-takes a `Run` and gives `Cell`\\ s.
+takes a `Run` and gives `Cell`\\ s. Its attribute ``seeds`` says how many seeds the command makes by default.
 """
 
 from __future__ import annotations

@@ -18,16 +18,19 @@ class Run:
     """How a table is made.
 
     Attributes:
-        seeds: repetitions, each with its own split, masks and draws: seeds 0, 1, ….
+        seeds: repetitions, each with its own split, masks and draws: seeds 0, 1, …. The command makes 10, or as many as the
+            attribute ``seeds`` of the table's function says.
         budget: "smoke" shows that it runs, on few rows; "cpu" takes minutes; "full" what the table needs.
         figures: the folder for pictures, or None.
         say: is told how far it is.
+        data: what a table read, by name: what was done to the numbers, and how many rows. The table fills it.
     """
 
     seeds: int = 10
     budget: str = "cpu"
     figures: Path | None = None
     say: Callable[[str], None] = field(default=lambda text: None)
+    data: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.budget not in BUDGETS:
