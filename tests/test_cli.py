@@ -229,6 +229,7 @@ def bad_tables():
         (("reproduce", "thesis-9.9"), "thesis-9.9"),
         (("impute", "good.csv", "--seed", "99999999999999999999"), "seed"),
         (("impute", "good.csv", "-o", "nowhere/out.csv"), "nowhere"),
+        (("impute", "good.csv", "-o", "out.xlsx"), ".xlsx file"),
         (("impute", "good.csv", "-o", "good.csv"), "exists"),
         (("impute", "good.csv", "-o", "good.csv", "--force"), "the output is the input"),
         (("impute", "in.draws.csv", "-o", "in.csv", "--draws", "2", "--force"), "the output is the input"),

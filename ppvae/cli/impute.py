@@ -196,6 +196,12 @@ def _refuse_paths(
     table: Path, output: Path, many: Path | None, report: Path | None, json: Path | None, force: bool
 ) -> None:
     """Refuse, before any work is done, what would be lost or could not be written."""
+    if output.suffix.lower() not in ("", ".csv", ".txt") and not parquet.ends(output):
+        raise Problem(
+            f"the output is a {output.suffix} file: {output}",
+            "tables are written as CSV or Parquet, by the ending",
+            output.with_suffix(".csv").name,
+        )
     written = {path: name for path, name in ((output, "output"), (many, "output"), (report, "report")) if path}
     for path, name in written.items():
         refuse_existing(path, force)
