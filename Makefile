@@ -21,6 +21,7 @@ lint: $(VENV)/ready
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/imputation.py
+	$(BIN)/python benchmarks/estimators.py
 
 docs: $(VENV)/ready
 	$(BIN)/python docs/catalogue.py > docs/catalogue.md
