@@ -18,6 +18,12 @@ def log_mean_exp(blocks: list[Tensor]) -> Tensor:
     return weights.logsumexp(0) - math.log(len(weights))
 
 
+def effective(log_weights: Tensor) -> Tensor:
+    """(sum w)^2 / sum w^2 of each row: (P, N) to (N,)."""
+    w = (log_weights - log_weights.amax(0)).exp()
+    return w.sum(0).square() / w.square().sum(0)
+
+
 def weighted_mean(blocks: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     """The mean of values (P, n, D) under their log-weights (P, n), (n, D)."""
     top, total, mean = None, 0.0, 0.0

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ppvae import export
-from ppvae.averages import expectation, log_mean_exp, weighted_mean
+from ppvae.averages import effective, expectation, log_mean_exp, weighted_mean
 from ppvae.blocks import Blocks
 from ppvae.completion import completed, prior, put_back, score, story
 from ppvae.door import Table, enter
@@ -165,8 +165,7 @@ class Posterior(Blocks):
                 for rows, blocks in self.blocks(particles)
             ]
         weights = torch.cat(parts, 1)  # (P, N)
-        relative = (weights - weights.amax(0)).exp()
-        return {"ess": relative.sum(0).square() / relative.square().sum(0), "pareto_k": export.pareto_k(weights)}
+        return {"ess": effective(weights), "pareto_k": export.pareto_k(weights)}
 
     def log_weights(self, rows: Table, particles: int) -> Tensor:
         """log p(x_o, z) - log q(z) of draws of the guide for a block of the rows, (P, n)."""

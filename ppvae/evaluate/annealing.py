@@ -20,11 +20,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ppvae.averages import effective
 from ppvae.door import Table
 from ppvae.errors import Problem
 from ppvae.evaluate.density import Latents, simulate
 from ppvae.evaluate.moves import Target, hamiltonian, staged
-from ppvae.evaluate.weights import effective, relative_error
+from ppvae.evaluate.weights import relative_error
 from ppvae.pair import Pair
 from ppvae.posterior import condition
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ppvae import export
+from ppvae.averages import effective, log_mean_exp
 from ppvae.errors import refuse_count
 from ppvae.pair import Pair
 from ppvae.posterior import condition
@@ -57,8 +58,9 @@ def evidence(pair: Pair, x: Any, mask: Any = None, particles: int = 1000) -> Evi
         for rows, blocks in post.blocks(particles):
             weights = torch.cat([post.log_weights(rows, block) for block in blocks])  # (P, n)
             k = export.pareto_k(weights)
-            mean = weights.logsumexp(0) - math.log(particles)
-            parts.append(Evidence(mean, relative_error(weights), effective(weights), k, k <= threshold))
+            parts.append(
+                Evidence(log_mean_exp([weights]), relative_error(weights), effective(weights), k, k <= threshold)
+            )
     return Evidence(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
@@ -69,12 +71,6 @@ def pareto_threshold(particles: int) -> float:
     """
     refuse_count("particles", particles)
     return min(1 - 1 / math.log10(particles), 0.7) if particles > 1 else -math.inf
-
-
-def effective(log_weights: Tensor) -> Tensor:
-    """(sum w)^2 / sum w^2 of each row: (P, N) to (N,)."""
-    w = (log_weights - log_weights.amax(0)).exp()
-    return w.sum(0).square() / w.square().sum(0)
 
 
 def relative_error(log_weights: Tensor) -> Tensor:

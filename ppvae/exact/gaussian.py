@@ -137,7 +137,7 @@ def gaussian_posterior(
 
     which is Gibbs sampling under p(loc, covariance) ∝ IW(D + 1, prior · I), on columns standardised by their observed
     moments. The mean averages the conditional means of the draws kept. With few rows a fit by EM is too sure of its
-    covariance: breast, half missing, its 90 % intervals hold 82 %, these 90 %.
+    covariance: of breast, half missing, its 90 % intervals hold 83 %, these 91 % (``ppvae reproduce imputation``).
 
     Reference: Tanner & Wong 1987; Schafer 1997, section 5.4.
 

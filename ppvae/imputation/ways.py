@@ -15,7 +15,7 @@ from ppvae.exact.choice import candidates, em_quietly, hidden_errors, spared
 from ppvae.exact.gaussian import conditional, conditional_draws, gaussian, gaussian_posterior
 from ppvae.imputation.columns import Columns
 from ppvae.posterior import Posterior, condition
-from ppvae.training import fit
+from ppvae.training import fit, own_generators
 
 HIDDEN = 0.1  # share of the observed entries that is hidden to choose among fits
 VAE_STEPS = 3000
@@ -80,7 +80,8 @@ def complete(x: Tensor, way: Way, draws: int, seed: int = 0) -> Completed:
 
 def column_means(z: Tensor, draws: int, seed: int) -> Completed:
     """0 everywhere, draws from N(0, 1): what a column says of itself."""
-    return _in_turn(torch.zeros_like(z), torch.ones_like(z), draws, seed)
+    noise = torch.randn(draws, *z.shape, generator=torch.Generator().manual_seed(seed), dtype=z.dtype)
+    return Completed(torch.zeros_like(z), noise.to(z.device))
 
 
 def factor_analysis(z: Tensor, draws: int, seed: int, *, latents: int | None = None, tied: bool = False) -> Completed:
@@ -111,8 +112,7 @@ def gaussian_em(z: Tensor, draws: int, seed: int) -> Completed:
     """One Gaussian with a full covariance by EM, its parameters held at their estimates."""
     fitted, seen = gaussian(z, iterations=500, tolerance=1e-5), ~z.isnan()
     mean, _ = conditional(fitted.loc, fitted.covariance, z, seen)
-    with torch.random.fork_rng([z.device] if z.is_cuda else []):
-        torch.manual_seed(seed)
+    with own_generators(seed):
         return Completed(mean, conditional_draws(fitted.loc, fitted.covariance, z, seen, draws))
 
 
@@ -127,8 +127,7 @@ def vae(z: Tensor, draws: int, seed: int, *, steps: int | None = None) -> Comple
     As many steps whatever the number of rows, `VAE_STEPS` by default; one learned noise scale a column; a product of rank-one experts reads the entries.
     """
     D = z.shape[1]
-    with torch.random.fork_rng([z.device] if z.is_cuda else []):
-        torch.manual_seed(seed)
+    with own_generators(seed):
         pair = make("vae", D, min(10, D), hidden=(128, 128), likelihood="normal", encoder="experts")
     batch = min(VAE_BATCH, len(z))
     epochs = max(1, round((steps or VAE_STEPS) * batch / len(z)))
@@ -142,11 +141,8 @@ def vae(z: Tensor, draws: int, seed: int, *, steps: int | None = None) -> Comple
         "device": z.device,
     }
     fit(pair, rows[~rows.isnan().all(1)], objective=objectives.iw_elbo(20), **options)
-    post = condition(pair, rows)
-    with torch.random.fork_rng([z.device] if z.is_cuda else []):
-        torch.manual_seed(seed)
-        mean = post.impute_mean(1000)
-    return Completed(mean.to(z), _draws(post, draws, seed).to(z))
+    drawn = _draws(condition(pair, rows), draws, seed).to(z)
+    return Completed(drawn.mean(0), drawn)
 
 
 WARPED = " Columns are made symmetric first, and every value stays within the range that was observed."
@@ -174,13 +170,6 @@ WAYS = {
 }
 
 
-def _in_turn(loc: Tensor, scale: Tensor, draws: int, seed: int) -> Completed:
-    noise = torch.randn(draws, *loc.shape, generator=torch.Generator().manual_seed(seed), dtype=loc.dtype)
-    return Completed(loc, loc + scale * noise.to(loc.device))
-
-
 def _draws(post: Posterior, draws: int, seed: int) -> Tensor:
-    home = next(post.pair.parameters()).device
-    with torch.random.fork_rng([home] if home.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with own_generators(seed):
         return post.impute(draws)

@@ -27,7 +27,6 @@ from torch import Tensor
 from ppvae import data
 from ppvae.data import uci
 from ppvae.evaluate.imputation import imputation_scores
-from ppvae.exact.gaussian import Completions
 from ppvae.imputation import WAYS, choose, complete, draws_for, ways
 from ppvae.reproduce.run import Cell, Place, Run, cells
 
@@ -141,7 +140,7 @@ def ways_of(spent: Budget) -> dict[str, ways.Way]:
     }
 
 
-def peers(spent: Budget) -> dict[str, Callable[[Tensor, int], Completions]]:
+def peers(spent: Budget) -> dict[str, Callable[[Tensor, int], ways.Completed]]:
     """scikit-learn's imputers on standardised columns, in the table's units; one draw twice where there is no law."""
     from sklearn.ensemble import RandomForestRegressor
     from sklearn.experimental import enable_iterative_imputer  # noqa: F401
@@ -165,15 +164,15 @@ def peers(spent: Budget) -> dict[str, Callable[[Tensor, int], Completions]]:
         forest = RandomForestRegressor(spent.trees, max_features="sqrt", random_state=seed)
         return IterativeImputer(forest, max_iter=spent.rounds[1], random_state=seed).fit_transform(z), []
 
-    def on_standardised(impute: Callable) -> Callable[[Tensor, int], Completions]:
-        def method(x: Tensor, seed: int) -> Completions:
+    def on_standardised(impute: Callable) -> Callable[[Tensor, int], ways.Completed]:
+        def method(x: Tensor, seed: int) -> ways.Completed:
             loc = x.nanmean(0)
             scale = (x - loc).square().nanmean(0).sqrt()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that chained equations have not converged
                 mean, drawn = impute(((x - loc) / scale).numpy(), seed)
             values = [torch.from_numpy(value) * scale + loc for value in (mean, *drawn)]
-            return Completions(values[0], torch.stack(values[1:] or PEER_DRAWS * values[:1]))
+            return ways.Completed(values[0], torch.stack(values[1:] or PEER_DRAWS * values[:1]))
 
         return method
 
