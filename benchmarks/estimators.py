@@ -25,7 +25,7 @@ from torch import nn
 import ppvae
 from ppvae.door import enter
 from ppvae.objectives import elbo, iw_elbo, renyi, wake_sleep
-from ppvae.staging import Step
+from ppvae.staging.step import Step
 
 ROWS, ROUNDS = 20_000, 30
 

@@ -22,7 +22,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 import ppvae
 from ppvae.door import enter
-from ppvae.staging import Step
+from ppvae.staging.step import Step
 
 ROUNDS = 40
 

@@ -3,12 +3,12 @@
 from ppvae import data, evaluate, exact, nn
 from ppvae.catalogue import load, make, names, save
 from ppvae.checking import check
+from ppvae.conditioning.posterior import Posterior, condition
+from ppvae.conditioning.refine import gaps, memoryless, refine
 from ppvae.errors import Caution, Problem
+from ppvae.fitting.loop import Fit, fit
 from ppvae.objectives import annealed, beta, capacity, elbo, free_bits, frozen, iw_elbo, renyi, wake_sleep
 from ppvae.pair import Pair
-from ppvae.posterior import Posterior, condition
-from ppvae.refine import gaps, memoryless, refine
-from ppvae.training import Fit, fit
 
 __version__ = "0.1.0"
 __all__ = [

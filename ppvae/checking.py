@@ -20,8 +20,8 @@ from torch import Tensor
 from ppvae.door import Table, enter
 from ppvae.errors import Caution, Problem, own_words
 from ppvae.pair import Pair
-from ppvae.terms import elbo_terms, weights_of
-from ppvae.traces import Traces, enumerated, is_global, log_prob, run
+from ppvae.tracing.terms import elbo_terms, weights_of
+from ppvae.tracing.traces import Traces, enumerated, is_global, log_prob, run
 
 
 def check(pair: Pair, x: Any, mask: Any = None, objective: Callable[..., Tensor] | None = None) -> None:

@@ -52,7 +52,7 @@ class Table:
 
     def call(self, pair: Pair) -> dict[str, Tensor]:
         """The keyword arguments for story and guide. An entry whose mask the story does not take is left out
-        where it is partly seen: `ppvae.traces` observes it row by row."""
+        where it is partly seen: `ppvae.tracing.traces` observes it row by row."""
         partly = self.partly_seen(pair)
         given = {name: value for name, value in self.values.items() if name not in partly}
         given |= {

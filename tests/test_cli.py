@@ -108,7 +108,7 @@ def test_fit_is_interrupted_and_goes_on(ppvae_, monkeypatch):
         20,
     )
     assert ppvae_(*words, "-o", "whole.pt")[0] == 0
-    import ppvae.checkpoint as checkpoint
+    from ppvae.fitting import checkpoint
 
     write = checkpoint.Checkpoint.write
 

@@ -13,8 +13,8 @@ from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO
 
 import ppvae
 from ppvae.door import enter
-from ppvae.terms import weights_of
-from ppvae.traces import is_global, run
+from ppvae.tracing.terms import weights_of
+from ppvae.tracing.traces import is_global, run
 
 NAMES = ppvae.names()
 

@@ -12,7 +12,7 @@ from torch import nn
 
 import ppvae
 from ppvae.door import enter
-from ppvae.traces import run
+from ppvae.tracing.traces import run
 
 PARALLEL = {"enumerate": "parallel"}
 OBJECTIVES = [ppvae.elbo(), ppvae.elbo(3), ppvae.iw_elbo(1), ppvae.iw_elbo(4)]

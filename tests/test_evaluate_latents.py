@@ -110,7 +110,7 @@ def test_a_guide_that_ignores_the_rows_carries_nothing_and_one_that_tells_them_a
 
 
 def test_the_blocks_change_nothing(monkeypatch):
-    from ppvae import blocks
+    from ppvae.conditioning import blocks
 
     made, x, mask = linear_gaussian("factor_analysis_diagonal", N=30)
     made.encoder.log_scale.data.fill_(-20.0)  # no noise to speak of: one draw is as good as another

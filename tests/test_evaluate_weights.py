@@ -68,7 +68,7 @@ def test_heavy_weights_are_flagged():
 
 
 def test_the_blocks_change_nothing(monkeypatch):
-    from ppvae import blocks
+    from ppvae.conditioning import blocks
 
     made, x, mask = linear_gaussian(N=30)
     whole = evidence(made, x, mask, 50)

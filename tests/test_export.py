@@ -11,7 +11,7 @@ import xarray
 from examples import linear_gaussian
 
 import ppvae
-from ppvae import export
+from ppvae.conditioning import export
 
 matplotlib.use("Agg")
 

@@ -425,7 +425,7 @@ def test_early_stopping_goes_back_to_the_parameters_of_the_best_epoch():
 
 
 def test_rows_held_out_are_not_trained_on():
-    from ppvae.rows import Rows
+    from ppvae.fitting.rows import Rows
 
     split = Rows.enter(pair("factor_analysis_exact", features=6), rows(N=40), None, None, 0.25)
     assert sorted([*split.train.tolist(), *split.aside.tolist()]) == list(range(40)) and len(split.aside) == 10

@@ -14,8 +14,8 @@ from pyro import poutine
 
 import ppvae
 from ppvae.door import enter
-from ppvae.terms import weights_of
-from ppvae.traces import log_prob, run
+from ppvae.tracing.terms import weights_of
+from ppvae.tracing.traces import log_prob, run
 
 CHAINS = 2000
 BURN_IN = 500  # a fifth of the proposals is accepted, and the starts are those of 8 effective draws in 1000
@@ -211,7 +211,7 @@ def test_bits_labels_pictures_and_layers_are_chained_too(name):
 
 
 def test_equal_seeds_give_equal_chains_and_blocks_of_rows_the_same_law(monkeypatch):
-    import ppvae.blocks as blocks
+    from ppvae.conditioning import blocks
 
     made, x, mask, mean, spread = one_row("amortized")
     post = ppvae.condition(made, x, mask)

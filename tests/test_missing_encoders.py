@@ -14,8 +14,8 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 import ppvae
 from ppvae.catalogue import maker
-from ppvae.kl import FullGaussian
 from ppvae.nn.encoders import KINDS
+from ppvae.tracing.kl import FullGaussian
 
 GUIDES = [name for name in ppvae.names() if "encoder" in inspect.signature(maker(name).make).parameters]
 HIDDEN = {"conv_vae": (4, 4)}

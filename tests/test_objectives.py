@@ -23,7 +23,7 @@ from ppvae.objectives import (
     renyi,
     wake_sleep,
 )
-from ppvae.staging import Step
+from ppvae.staging.step import Step
 
 ALPHAS = (-2.0, -0.5, 0.0, 0.5, 2.0)
 

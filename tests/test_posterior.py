@@ -9,7 +9,7 @@ from examples import data, linear_gaussian, pair
 from oracles import dense_impute_mean, dense_log_evidence, dense_posterior
 
 import ppvae
-from ppvae import blocks
+from ppvae.conditioning import blocks
 
 
 def dense(made, x, mask):
@@ -216,7 +216,7 @@ def test_an_entry_that_is_absent_or_partly_seen_is_drawn_from_its_posterior():
 
 def test_a_mean_in_blocks_is_the_mean_under_all_weights():
     """Log-weights of a thousand nats, the largest in any block."""
-    from ppvae.averages import log_mean_exp, weighted_mean
+    from ppvae.conditioning.averages import log_mean_exp, weighted_mean
 
     values, weights = torch.randn(90, 4, 3), 300 * torch.randn(90, 4)
     blocks = list(zip(values.split(20), weights.split(20), strict=True))

@@ -9,8 +9,8 @@ from oracles import dense_log_evidence, dense_posterior
 from pyro import poutine
 
 import ppvae
+from ppvae.conditioning.refine import gaps, memoryless, refine
 from ppvae.evaluate.offsets import Moved
-from ppvae.refine import gaps, memoryless, refine
 
 
 def dense(made, x, mask):

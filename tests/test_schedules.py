@@ -12,8 +12,8 @@ from torch import nn
 import ppvae
 from ppvae.door import enter
 from ppvae.objectives import annealed, beta, capacity, elbo, free_bits, iw_elbo
-from ppvae.terms import unit_kl
-from ppvae.traces import run
+from ppvae.tracing.terms import unit_kl
+from ppvae.tracing.traces import run
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_two_schedules_are_two_fits(tmp_path):
 
 def test_an_objective_without_words_goes_by_its_name(tmp_path):
     """A function's repr holds where it lies in memory, which the next process does not share."""
-    from ppvae.training import _named
+    from ppvae.fitting.loop import _named
 
     assert _named(Spy()) == "Spy" and "0x" not in _named(lambda pair, x, mask=None: 0.0)
     assert _named(elbo(kl=beta(2.0))) == "elbo(particles=1, gradient='pathwise', kl=beta(weight=2.0))"

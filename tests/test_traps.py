@@ -19,8 +19,8 @@ from torch import nn
 
 import ppvae
 from ppvae.door import enter
-from ppvae.staging import Step
-from ppvae.terms import log_weights
+from ppvae.staging.step import Step
+from ppvae.tracing.terms import log_weights
 
 N, D, K = 6, 4, 2
 

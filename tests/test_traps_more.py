@@ -20,8 +20,8 @@ from torch.nn.utils.rnn import pack_padded_sequence
 import ppvae
 from ppvae.door import enter
 from ppvae.objectives.holding import free
-from ppvae.staging import Step
-from ppvae.traces import by_row, log_prob, run
+from ppvae.staging.step import Step
+from ppvae.tracing.traces import by_row, log_prob, run
 
 
 def slope(bound, *parameters):

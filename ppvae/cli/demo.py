@@ -14,7 +14,7 @@ from torch import Tensor
 import ppvae
 from ppvae.cli.shared import Device, Figures, Json, Seed, console, standard_error
 from ppvae.files import write_whole
-from ppvae.training import device_of
+from ppvae.machine import device_of
 
 SHOWN = 8  # digits in the picture
 

@@ -15,8 +15,8 @@ import ppvae
 from ppvae.catalogue import read
 from ppvae.cli.shared import Device, Figures, Json, Seed, Source, console, errors, source, standard_error
 from ppvae.errors import Problem
+from ppvae.machine import device_of
 from ppvae.pair import Pair
-from ppvae.training import device_of
 
 Particles = Annotated[int, typer.Option(min=1, help="Importance samples a row.")]
 Rows = Annotated[int, typer.Option(min=0, help="Test rows that are scored, drawn at random; 0: all.")]

@@ -35,10 +35,10 @@ from ppvae.data.table import write_new
 from ppvae.errors import Caution, Problem
 from ppvae.imputation import WAYS, Choice, Completed, Way, choose, complete, draws_for, worth_trying
 from ppvae.imputation.ways import factor_analysis
+from ppvae.machine import device_of
 from ppvae.report.hidden import hide, mean_error
 from ppvae.report.imputation import imputation, summary
 from ppvae.report.scores import Scores, scores
-from ppvae.training import device_of
 
 PICTURED = 20  # draws of each missing cell in the report
 MOST = 2**28  # numbers in all draws together: 2 GiB, of which a few copies are made

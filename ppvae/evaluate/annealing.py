@@ -20,14 +20,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ppvae.averages import effective
+from ppvae.conditioning.averages import effective
+from ppvae.conditioning.posterior import condition
 from ppvae.door import Table
 from ppvae.errors import Problem
 from ppvae.evaluate.density import Latents, simulate
 from ppvae.evaluate.moves import Target, hamiltonian, staged
 from ppvae.evaluate.weights import relative_error
 from ppvae.pair import Pair
-from ppvae.posterior import condition
 
 ACCEPTANCE = 0.65  # what the steps are tuned to (Neal 2011, section 4.4)
 WARM = 20  # moves of the pilot at the first temperature, from a step that may be far off

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ppvae.conditioning.posterior import Posterior, condition
 from ppvae.door import Table
 from ppvae.errors import Problem, refuse_count
 from ppvae.evaluate.density import guide_draws, simulate
 from ppvae.pair import Pair
-from ppvae.posterior import Posterior, condition
 
 
 class Ranks(NamedTuple):

@@ -21,8 +21,8 @@ from torch.distributions.transforms import Transform
 from ppvae.door import Table
 from ppvae.errors import Caution, Problem
 from ppvae.pair import Pair
-from ppvae.terms import weights_of
-from ppvae.traces import PARTICLE_DIM, At, Traces, by_row, enumerated, is_global, log_prob, run
+from ppvae.tracing.terms import weights_of
+from ppvae.tracing.traces import PARTICLE_DIM, At, Traces, by_row, enumerated, is_global, log_prob, run
 
 
 class Latents:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, kl_divergence
 
+from ppvae.conditioning.posterior import Posterior, condition
 from ppvae.errors import refuse_count
 from ppvae.evaluate.density import Latents, guide_draws, guide_log_prob
 from ppvae.pair import Pair
-from ppvae.posterior import Posterior, condition
-from ppvae.terms import analytic_kl, elbo_terms
-from ppvae.traces import Traces, by_row, log_prob, run
+from ppvae.tracing.terms import analytic_kl, elbo_terms
+from ppvae.tracing.traces import Traces, by_row, log_prob, run
 
 ACTIVE = 0.01  # Burda et al. 2016, section 5
 POINTS = 32  # points of the aggregate posterior that are held against all rows at once

@@ -22,8 +22,8 @@ from ppvae.door import Table
 from ppvae.errors import Problem
 from ppvae.evaluate.density import Latents
 from ppvae.pair import Pair
-from ppvae.terms import weights_of
-from ppvae.traces import by_row, enumerated, log_prob, run
+from ppvae.tracing.terms import weights_of
+from ppvae.tracing.traces import by_row, enumerated, log_prob, run
 
 Offsets = dict[str, tuple[Tensor, Tensor]]
 """a (N, 1, K) and b, (N, 1, K) or (N, 1, K, K), of each site."""

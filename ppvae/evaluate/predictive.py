@@ -9,11 +9,11 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from ppvae.conditioning.posterior import condition
 from ppvae.door import Table
 from ppvae.errors import Problem, refuse_count
 from ppvae.pair import Pair
-from ppvae.posterior import condition
-from ppvae.traces import At, is_global
+from ppvae.tracing.traces import At, is_global
 
 
 class PredictiveCheck(NamedTuple):

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ppvae import export
-from ppvae.averages import effective, log_mean_exp
+from ppvae.conditioning import export
+from ppvae.conditioning.averages import effective, log_mean_exp
+from ppvae.conditioning.posterior import condition
 from ppvae.errors import refuse_count
 from ppvae.pair import Pair
-from ppvae.posterior import condition
 
 
 class Evidence(NamedTuple):

@@ -12,7 +12,7 @@ from ppvae.door import enter
 from ppvae.errors import Problem
 from ppvae.exact.linear_gaussian import checked, chunks, precision_cholesky, whiten
 from ppvae.pair import Pair
-from ppvae.traces import run
+from ppvae.tracing.traces import run
 
 
 def kl_to_posterior(

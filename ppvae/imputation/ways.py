@@ -11,11 +11,12 @@ from torch import Tensor
 
 from ppvae import exact, objectives
 from ppvae.catalogue import make
+from ppvae.conditioning.posterior import Posterior, condition
 from ppvae.exact.choice import candidates, em_quietly, hidden_errors, spared
 from ppvae.exact.gaussian import conditional, conditional_draws, gaussian, gaussian_posterior
+from ppvae.fitting.loop import fit
 from ppvae.imputation.columns import Columns
-from ppvae.posterior import Posterior, condition
-from ppvae.training import fit, own_generators
+from ppvae.machine import own_generators
 
 HIDDEN = 0.1  # share of the observed entries that is hidden to choose among fits
 VAE_STEPS = 3000

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.exact.linear_gaussian import inverse_root
-from ppvae.kl import FullGaussian
 from ppvae.nn.sets import Entries, blocks
+from ppvae.tracing.kl import FullGaussian
 
 
 class Experts(nn.Module):

@@ -15,8 +15,8 @@ from ppvae.objectives.holding import free, held_guide
 from ppvae.objectives.options import refuse_gradient, refuse_particles
 from ppvae.objectives.scores import leave_one_out_mean, refuse_enumerated, run_for_scores
 from ppvae.pair import Pair
-from ppvae.terms import ElboTerms, particle_kl, refuse_dead_gradients, terms_of, unit_kl, weights_of
-from ppvae.traces import Traces, enumerated, run
+from ppvae.tracing.terms import ElboTerms, particle_kl, refuse_dead_gradients, terms_of, unit_kl, weights_of
+from ppvae.tracing.traces import Traces, enumerated, run
 
 
 @dataclass(frozen=True)

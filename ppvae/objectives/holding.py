@@ -25,8 +25,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from ppvae.door import Table
 from ppvae.errors import Problem
 from ppvae.pair import Pair
-from ppvae.terms import is_point
-from ppvae.traces import PARTICLE_DIM, Seen, Traces
+from ppvae.tracing.terms import is_point
+from ppvae.tracing.traces import PARTICLE_DIM, Seen, Traces
 
 
 def free(s: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
 class Detached(Messenger):
     """Cut the path through the guide's draws: each is a constant to all that follows, the guide's later sites included.
 
-    Like every handler that changes a value it stands outside `ppvae.traces.run`, whose traces then record the change.
+    Like every handler that changes a value it stands outside `ppvae.tracing.traces.run`, whose traces then record the change.
     """
 
     def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
@@ -120,7 +120,7 @@ def refuse_points(traces: Traces) -> None:
 
 
 def _guide_on(pair: Pair, table: Table, particles: int, seen: poutine.Trace) -> poutine.Trace:
-    """The guide's trace on given draws, in the surroundings that `ppvae.traces.run` gives it."""
+    """The guide's trace on given draws, in the surroundings that `ppvae.tracing.traces.run` gives it."""
     with ExitStack() as outer:
         if particles > 1:
             outer.enter_context(pyro.plate("particles", particles, dim=PARTICLE_DIM))

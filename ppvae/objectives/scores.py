@@ -15,8 +15,8 @@ from ppvae.door import Table
 from ppvae.errors import Problem
 from ppvae.objectives.holding import Detached, refuse_points
 from ppvae.pair import Pair
-from ppvae.terms import log_guide, reparametrised
-from ppvae.traces import Traces, enumerated, run
+from ppvae.tracing.terms import log_guide, reparametrised
+from ppvae.tracing.traces import Traces, enumerated, run
 
 
 def run_for_scores(pair: Pair, table: Table, particles: int) -> tuple[Traces, Tensor]:

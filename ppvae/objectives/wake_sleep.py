@@ -16,8 +16,8 @@ from ppvae.objectives.options import refuse_particles
 from ppvae.objectives.scores import run_detached
 from ppvae.objectives.weighted import log_mean
 from ppvae.pair import Pair
-from ppvae.terms import log_guide, refuse_dead_gradients, weights_of
-from ppvae.traces import Seen, Traces
+from ppvae.tracing.terms import log_guide, refuse_dead_gradients, weights_of
+from ppvae.tracing.traces import Seen, Traces
 
 
 @dataclass(frozen=True)

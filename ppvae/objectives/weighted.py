@@ -15,8 +15,8 @@ from ppvae.objectives.holding import Renamed, free, held_guide
 from ppvae.objectives.options import refuse_gradient, refuse_kl, refuse_particles
 from ppvae.objectives.scores import leave_one_out_bound, run_for_scores
 from ppvae.pair import Pair
-from ppvae.terms import log_weights, refuse_dead_gradients, weights_of
-from ppvae.traces import Traces, run
+from ppvae.tracing.terms import log_weights, refuse_dead_gradients, weights_of
+from ppvae.tracing.traces import Traces, run
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 
 import ppvae
+from ppvae.machine import own_generators
 from ppvae.reproduce.fitting import bound, images, mean, train
 from ppvae.reproduce.pictures import board, save
 from ppvae.reproduce.run import Cell, Place, Run, cells
-from ppvae.training import own_generators
 
 SHARE = "called as asked"
 SHOWN = 10  # rows of z in the picture

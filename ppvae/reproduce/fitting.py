@@ -11,8 +11,8 @@ from torch import Tensor
 
 import ppvae
 from ppvae import data, evaluate
+from ppvae.machine import own_generators
 from ppvae.reproduce.run import Run
-from ppvae.training import own_generators
 
 
 class Images(NamedTuple):

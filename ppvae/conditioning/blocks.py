@@ -10,7 +10,7 @@ import torch
 
 from ppvae.door import Table
 from ppvae.pair import Pair
-from ppvae.traces import is_global
+from ppvae.tracing.traces import is_global
 
 BLOCK_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}  # of one temporary: larger ones page-fault on a CPU
 

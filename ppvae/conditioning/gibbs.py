@@ -18,12 +18,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ppvae.completion import put_back
+from ppvae.conditioning.completion import put_back
 from ppvae.door import Table
 from ppvae.errors import Problem
 from ppvae.pair import Pair
-from ppvae.terms import is_point, weights_of
-from ppvae.traces import Traces, log_prob, run
+from ppvae.tracing.terms import is_point, weights_of
+from ppvae.tracing.traces import Traces, log_prob, run
 
 
 @dataclass(frozen=True)

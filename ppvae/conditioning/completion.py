@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ppvae.door import Table
 from ppvae.pair import Pair
-from ppvae.traces import PARTICLE_DIM
+from ppvae.tracing.traces import PARTICLE_DIM
 
 
 def story(pair: Pair, rows: Table, latents: dict[str, Tensor], draws: int) -> dict[str, Any]:

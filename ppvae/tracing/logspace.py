@@ -17,7 +17,7 @@ from torch import Tensor
 class Ring(LogRing):
     """Pyro's ring of log-probabilities, with the contraction of this module."""
 
-    _backend = "ppvae.logspace"
+    _backend = "ppvae.tracing.logspace"
 
 
 def einsum(equation: str, *operands: Tensor, **_: Any) -> Tensor:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from ppvae.door import Table
 from ppvae.errors import Problem
+from ppvae.fitting.rows import Rows
 from ppvae.pair import Pair
-from ppvae.rows import Rows
-from ppvae.staging import Step
-from ppvae.traces import enumerated, is_global, log_prob, run
+from ppvae.staging.step import Step
+from ppvae.tracing.traces import enumerated, is_global, log_prob, run
 
 
 class NotFinite(Exception):

@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppvae import export
-from ppvae.averages import effective, expectation, log_mean_exp, weighted_mean
-from ppvae.blocks import Blocks
-from ppvae.completion import completed, prior, put_back, score, story
+from ppvae.conditioning import export
+from ppvae.conditioning.averages import effective, expectation, log_mean_exp, weighted_mean
+from ppvae.conditioning.blocks import Blocks
+from ppvae.conditioning.completion import completed, prior, put_back, score, story
+from ppvae.conditioning.gibbs import Chain, chain, refuse_settings, together
 from ppvae.door import Table, enter
 from ppvae.errors import Problem, refuse_count
-from ppvae.gibbs import Chain, chain, refuse_settings, together
 from ppvae.pair import Pair
-from ppvae.terms import weights_of
-from ppvae.traces import run
+from ppvae.tracing.terms import weights_of
+from ppvae.tracing.traces import run
 
 __all__ = ["Posterior", "condition"]
 
@@ -110,7 +110,7 @@ class Posterior(Blocks):
             )
 
     def gibbs(self, draws: int = 25, burn_in: int = 100, gap: int = 10, metropolis: bool = True) -> Chain:
-        r"""Draw latents and complete rows from p(z, x_m | x_o) by one Markov chain a row (`ppvae.gibbs`).
+        r"""Draw latents and complete rows from p(z, x_m | x_o) by one Markov chain a row (`ppvae.conditioning.gibbs`).
 
         .. math:: z' \sim q(z | x), \quad \min\{1, \tfrac{p(x, z')\, q(z | x)}{q(z' | x)\, p(x, z)}\}, \quad x_m \sim p(x_m | z)
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,15 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.checking import check
-from ppvae.checkpoint import Checkpoint
-from ppvae.diagnosis import Before, NotFinite, Watched, first_not_finite, not_finite
 from ppvae.errors import Problem
+from ppvae.fitting.checkpoint import Checkpoint
+from ppvae.fitting.diagnosis import Before, NotFinite, Watched, first_not_finite, not_finite
+from ppvae.fitting.options import DEFAULT_BATCH, batch_size_of, refuse_no_parameters, refuse_options
+from ppvae.fitting.progress import Progress
+from ppvae.fitting.rows import Redraw, Rows
+from ppvae.machine import device_of, own_generators
 from ppvae.objectives import elbo
-from ppvae.options import DEFAULT_BATCH, batch_size_of, refuse_no_parameters, refuse_options
 from ppvae.pair import Pair
-from ppvae.progress import Progress
-from ppvae.rows import Redraw, Rows
-from ppvae.staging import Step
+from ppvae.staging.step import Step
 
 
 @dataclass
@@ -205,15 +205,6 @@ def _factor(schedule: str, done: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * done)) if schedule == "cosine" else 1.0
 
 
-@contextmanager
-def own_generators(seed: int) -> Iterator[None]:
-    """Seed the global generators, and put them back as they were."""
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        yield
-
-
 def _fingerprint(pair: Pair, objective: Any, rows: Rows, options: dict[str, Any]) -> dict[str, Any]:
     """What must agree for a checkpoint to be gone on with."""
     kept = ("epochs", "batch_size", "learning_rate", "seed", "schedule", "clip", "held_out")
@@ -230,18 +221,3 @@ def _named(objective: Any) -> str:
     """An objective with its options; what has no words of its own goes by its name, not by where it lies in memory."""
     named = getattr(objective, "__qualname__", type(objective).__qualname__)
     return named if " at 0x" in repr(objective) else repr(objective)
-
-
-def device_of(device: str | torch.device) -> torch.device:
-    """The device of that name; "auto": a GPU where there is one."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(device)
-    except RuntimeError as error:
-        raise Problem(f"there is no device {device!r}", "a misspelt name", "auto, cpu, or cuda") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise Problem(
-            "the device is cuda and torch sees no GPU", "no GPU here, or a CPU build of torch", "device='auto'"
-        )
-    return device

@@ -1,7 +1,7 @@
 """The terms of the bounds, per row, from the traces of a pair.
 
 Two numbers are wanted of a run: the ELBO's terms E_q[log p(x | z)] and KL per site, and the log-weights
-log p(x, z) - log q(z). Discrete sites marked for enumeration are summed out in both (`ppvae.enumeration`).
+log p(x, z) - log q(z). Discrete sites marked for enumeration are summed out in both (`ppvae.tracing.enumeration`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pyro.distributions import Delta
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from ppvae import enumeration
 from ppvae.door import Table
 from ppvae.errors import Problem
 from ppvae.pair import Pair
-from ppvae.traces import Traces, by_row, enumerated, is_global, log_prob, run, seen_rows
+from ppvae.tracing import enumeration
+from ppvae.tracing.traces import Traces, by_row, enumerated, is_global, log_prob, run, seen_rows
 
 
 class ElboTerms(NamedTuple):

@@ -5,7 +5,7 @@ of particles. The sums are Pyro's tensor variable elimination (Obermeyer et al. 
 are kept as free dims and only the feature plate is a product: a latent inside the feature plate is summed before
 the features are multiplied, and `pyro.markov` chains cost what they should.
 
-A site that is observed in some rows (`ppvae.traces.Seen`) holds equal copies of the observed value along its dim;
+A site that is observed in some rows (`ppvae.tracing.traces.Seen`) holds equal copies of the observed value along its dim;
 each copy weighs 1 / C.
 """
 
@@ -23,8 +23,8 @@ from pyro.ops.contract import contract_tensor_tree
 from torch import Tensor
 
 from ppvae.errors import Caution, Problem
-from ppvae.logspace import Ring, aligned
-from ppvae.traces import DATA_DIM, PARTICLE_DIM, Traces, enumerated, is_global, seen_rows
+from ppvae.tracing.logspace import Ring, aligned
+from ppvae.tracing.traces import DATA_DIM, PARTICLE_DIM, Traces, enumerated, is_global, seen_rows
 
 Factors = list[tuple[frozenset, Tensor]]  # (plates over which it is a product, packed log-probability)
 
@@ -91,7 +91,7 @@ class _Symbols:
     def __init__(self, traces: Traces) -> None:
         self.traces = traces
         for trace in (traces.guide, traces.model):
-            trace.compute_log_prob()  # masked; `ppvae.traces` refused every scale
+            trace.compute_log_prob()  # masked; `ppvae.tracing.traces` refused every scale
         self.plates, by_dim = _plates(traces)
         traces.guide.pack_tensors(self.plates)
         traces.model.pack_tensors(self.plates)

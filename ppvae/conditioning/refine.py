@@ -9,14 +9,14 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ppvae.blocks import Blocks
+from ppvae.conditioning.blocks import Blocks
 from ppvae.door import Table, enter
 from ppvae.errors import Problem
 from ppvae.evaluate.density import guide_draws
 from ppvae.evaluate.offsets import Moved, Offsets, climb, start
 from ppvae.pair import Pair
-from ppvae.terms import weights_of
-from ppvae.traces import At, by_row, log_prob, run
+from ppvae.tracing.terms import weights_of
+from ppvae.tracing.traces import At, by_row, log_prob, run
 
 DRAWS = 400  # of each row, from which bounds are reported
 

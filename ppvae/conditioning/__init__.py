@@ -1,0 +1,1 @@
+"""Condition a pair on data: evidence, draws, completed rows, Markov chains, refinement, export."""

@@ -1,0 +1,1 @@
+"""Run story and guide, and read the terms of a bound off their traces."""
