@@ -81,7 +81,9 @@ class Checkpoint:
         self.history[:] = state["history"]
         self.best, self.best_epoch, self.best_bound = state["best"], state["best_epoch"], state["best_bound"]
         self.model.load_state_dict(state["model"])
+        rate = self.optimizer.param_groups[0]["lr"]
         self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.param_groups[0]["lr"] = rate.fill_(float(self.optimizer.param_groups[0]["lr"]))  # on its device
         torch.set_rng_state(state["cpu"])
         if state["cuda"]:
             torch.cuda.set_rng_state_all(state["cuda"])

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from ppvae.door import Table
 from ppvae.errors import Problem
 from ppvae.fitting.rows import Rows
+from ppvae.fitting.update import Update
 from ppvae.pair import Pair
-from ppvae.staging.step import Step
 from ppvae.tracing.traces import enumerated, is_global, log_prob, run
 
 
@@ -41,14 +41,16 @@ class Before:
 
 
 class Watched:
-    """A step that looks at its numbers, and says where the first one stands that is not finite."""
+    """An update that looks at its numbers, and says where the first one stands that is not finite."""
 
-    def __init__(self, step: Step, pair: Pair, objective: Callable, order: Tensor) -> None:
-        self.step, self.pair, self.order, self.start = step, pair, order, 0
+    def __init__(self, update: Update, pair: Pair, objective: Callable, order: Tensor) -> None:
+        self.update, self.step, self.pair, self.order, self.start = update, update.step, pair, order, 0
         self.particles = getattr(objective, "particles", 1)
-        self.terms: dict[str, Tensor] = {}
 
     def __call__(self, batch: Table, done: Tensor) -> Tensor:
+        return self.update.apply(batch, done, self._watched)
+
+    def _watched(self, batch: Table, done: Tensor) -> Tensor:
         kept = _generators()
         try:
             bound = self.step(batch, done)
@@ -95,15 +97,15 @@ class Watched:
 
 
 def first_not_finite(
-    before: Before, step: Step, pair: Pair, objective: Callable, rows: Rows, epoch: Callable[[Any], Any]
+    before: Before, update: Update, pair: Pair, objective: Callable, rows: Rows, epoch: Callable[[Any], Any]
 ) -> str:
-    """Go through ``epoch(step)`` again from the state before it: the first place that is not finite, "" where none is
+    """Go through ``epoch(update)`` again from the state before it: the first place that is not finite, "" where none is
     found. Leaves the state before the epoch."""
     before.restore()
     order = rows.train[torch.randperm(len(rows.train), device=rows.train.device)]  # as `Rows.batches` draws it
     before.restore()
     try:
-        epoch(Watched(step, pair, objective, order))
+        epoch(Watched(update, pair, objective, order))
     except NotFinite as found:
         return str(found)
     except Exception:  # what was observed anew may differ: the first message stands

@@ -18,12 +18,13 @@ from ppvae.errors import Problem
 from ppvae.fitting.checkpoint import Checkpoint
 from ppvae.fitting.diagnosis import Before, NotFinite, Watched, first_not_finite, not_finite
 from ppvae.fitting.options import DEFAULT_BATCH, batch_size_of, refuse_no_parameters, refuse_options
+from ppvae.fitting.precision import precise
 from ppvae.fitting.progress import Progress
 from ppvae.fitting.rows import Redraw, Rows
+from ppvae.fitting.update import Update
 from ppvae.machine import device_of, own_generators
 from ppvae.objectives import elbo
 from ppvae.pair import Pair
-from ppvae.staging.step import Step
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Fit:
             (means over the epoch, where the objective has such terms), ``kl_weight`` or ``capacity`` (what a schedule
             stood at in the epoch's last step).
         stopped: why it ended: "epochs", or "held-out bound".
-        step: how a step ran: "staged", or "eager" with the reason.
+        step: how a step ran: "staged", with "CUDA graph" or "inductor", or "eager" with the reason.
     """
 
     pair: Pair
@@ -64,6 +65,7 @@ def fit(
     compile: str = "auto",
     checkpoint: str | Path | None = None,
     *,
+    precision: str = "float32",
     schedule: str = "cosine",
     clip: float | None = None,
     held_out: float = 0.0,
@@ -84,8 +86,11 @@ def fit(
         device: "auto" takes a GPU where there is one.
         seed: of shuffling, of draws, and of what is held out. The global generators are left as they were.
         compile: "auto" stages the step where that is exact, else steps eagerly and says why in ``Fit.step``;
-            "off" steps eagerly.
+            "off" steps eagerly; "inductor" hands the staged step to `torch.compile`. On a GPU a staged update is recorded
+            as one CUDA graph.
         checkpoint: a file, written after each epoch; where it exists already, fitting goes on from it bit for bit.
+        precision: of products: "float32" leaves them as they are, "tf32" and "bf16" round them (`ppvae.fitting.precision`);
+            log-probabilities and weights are in float32 in any case.
         schedule: "cosine" lowers the learning rate to 0 over all epochs; "constant" keeps it.
         clip: the largest norm of the gradient of all parameters together.
         held_out: the share of rows set aside, whose bound is reported after each epoch.
@@ -107,9 +112,9 @@ def fit(
         raise Problem(
             f"a {type(pair).__name__} stands where a pair belongs", "another order of arguments", "fit(pair, x)"
         )
-    refuse_options(epochs, batch_size, learning_rate, seed, clip, held_out, patience, schedule, compile)
+    refuse_options(epochs, batch_size, learning_rate, seed, clip, held_out, patience, schedule, compile, precision)
     pair.to(device_of(device))
-    with own_generators(seed):
+    with own_generators(seed), precise(pair, precision):
         rows = Rows.enter(pair, x, mask, redraw, held_out)
         batch_size = batch_size_of(batch_size, len(rows.train))
         model = nn.ModuleList([pair, *([objective] if isinstance(objective, nn.Module) else [])]).to(device_of(device))
@@ -118,39 +123,31 @@ def fit(
         model.eval()
         check(pair, rows.table.rows(rows.train[: max(2, min(16, batch_size))]), objective=objective)
         analytic = _analytic(objective, pair, rows)
-        optimizer = torch.optim.Adam(parameters, lr=learning_rate, fused=True)
-        step = Step(pair, objective, parameters, staged=compile == "auto")
+        update = Update(pair, objective, parameters, learning_rate, schedule, clip, compile)
         steps = math.ceil(len(rows.train) / batch_size)
 
-        def one_epoch(epoch: int, step: Step | Watched, advance: Callable[[], None]) -> dict[str, Any]:
+        def one_epoch(epoch: int, update: Update | Watched, advance: Callable[[], None]) -> dict[str, Any]:
             total = done = torch.zeros((), dtype=torch.float64, device=rows.train.device)
             model.train()
             for i, batch in enumerate(rows.batches(batch_size)):
-                share = (epoch + i / steps) / epochs
-                done = torch.full_like(done, share)
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate * _factor(schedule, share)
-                numbers = torch.stack([step(batch, done), *step.terms.values()])
-                if clip is not None:
-                    nn.utils.clip_grad_norm_(parameters, clip)
-                optimizer.step()
-                total = total + numbers * len(batch)  # stays on the device: no step waits for it
+                done = torch.full_like(done, (epoch + i / steps) / epochs)
+                total = total + update(batch, done) * len(batch)  # stays on the device: no step waits for it
                 advance()
             model.eval()
-            return _record([number / len(rows.train) for number in total.tolist()], step, objective, done)
+            return _record([number / len(rows.train) for number in total.tolist()], update.step.names, objective, done)
 
         # last of all: where there is a file, it brings the generators' state along
-        run = Checkpoint(checkpoint, model, optimizer, _fingerprint(pair, objective, rows, locals()))
+        run = Checkpoint(checkpoint, model, update.optimizer, _fingerprint(pair, objective, rows, locals()))
         result = Fit(pair, run.history)
         with Progress(epochs, steps, run.history, show=progress) as bar:
             for epoch in range(len(run.history), epochs):
                 if patience is not None and epoch - run.best_epoch >= patience and run.history:
                     result.stopped = "held-out bound"
                     break
-                before = Before(model, optimizer)
+                before = Before(model, update.optimizer)
                 began = time.perf_counter()
                 try:
-                    found = one_epoch(epoch, step, bar.advance)
+                    found = one_epoch(epoch, update, bar.advance)
                     if not math.isfinite(found["bound"]):
                         raise NotFinite(f"the bound became {found['bound']}")
                     if not torch.stack([p.isfinite().all() for p in parameters]).all():  # the next bound would show it
@@ -158,7 +155,7 @@ def fit(
                 except (NotFinite, torch.linalg.LinAlgError) as error:
                     seen = str(error) if isinstance(error, NotFinite) else "a covariance became singular"
                     again = partial(one_epoch, epoch, advance=lambda: None)
-                    where = first_not_finite(before, step, pair, objective, rows, again)
+                    where = first_not_finite(before, update, pair, objective, rows, again)
                     raise not_finite(f"{seen} in epoch {epoch + 1}", where, rows) from error
                 except BaseException:  # Ctrl-C too: an epoch is done or it is not
                     before.restore()
@@ -168,20 +165,20 @@ def fit(
                     record["held_out"] = _held_out_bound(objective, pair, rows, batch_size, seed)
                 record |= {
                     "seconds": time.perf_counter() - began,
-                    "learning_rate": optimizer.param_groups[0]["lr"],
+                    "learning_rate": float(update.rate),
                     "analytic_kl": analytic,
                 }
                 run.write(record)
                 bar.report(record)
         if patience is not None:
             run.restore_best()
-    result.step = step.how
+    result.step = update.how
     return result
 
 
-def _record(means: list[float], step: Step | Watched, objective: Callable, done: Tensor) -> dict[str, Any]:
+def _record(means: list[float], names: tuple[str, ...], objective: Callable, done: Tensor) -> dict[str, Any]:
     """An epoch's means by name, and what a schedule stood at in its last step."""
-    terms = dict(zip(step.terms, means[1:], strict=True))
+    terms = dict(zip(names, means[1:], strict=True))
     record: dict[str, Any] = {"bound": means[0]}
     if terms:
         record |= {"likelihood": terms.pop("likelihood"), "kl": terms}
@@ -200,14 +197,9 @@ def _analytic(objective: Callable, pair: Pair, rows: Rows) -> tuple[str, ...]:
     return terms(pair, rows.table.rows(rows.train[:2])).analytic if terms else ()
 
 
-def _factor(schedule: str, done: float) -> float:
-    """What the learning rate is multiplied by when a share ``done`` of the steps lies behind."""
-    return 0.5 * (1 + math.cos(math.pi * done)) if schedule == "cosine" else 1.0
-
-
 def _fingerprint(pair: Pair, objective: Any, rows: Rows, options: dict[str, Any]) -> dict[str, Any]:
     """What must agree for a checkpoint to be gone on with."""
-    kept = ("epochs", "batch_size", "learning_rate", "seed", "schedule", "clip", "held_out")
+    kept = ("epochs", "batch_size", "learning_rate", "seed", "schedule", "clip", "held_out", "precision")
     return {
         "pair": str(pair._built),
         "objective": _named(objective),

@@ -7,6 +7,7 @@ import math
 from torch import nn
 
 from ppvae.errors import Problem
+from ppvae.fitting.precision import PRECISIONS
 
 DEFAULT_BATCH = 128
 
@@ -31,6 +32,7 @@ def refuse_options(
     patience: int | None,
     schedule: str,
     compile: str,
+    precision: str,
 ) -> None:
     for name, value, fine, rule in (
         ("epochs", epochs, isinstance(epochs, int) and epochs >= 0, "a whole number, 0 or more"),
@@ -46,7 +48,8 @@ def refuse_options(
         ("held_out", held_out, 0 <= held_out < 1, "a share of the rows, 0 <= held_out < 1"),
         ("patience", patience, patience is None or patience >= 1, "a whole number of at least 1, or None"),
         ("schedule", schedule, schedule in ("cosine", "constant"), "'cosine' or 'constant'"),
-        ("compile", compile, compile in ("auto", "off"), "'auto' or 'off'"),
+        ("compile", compile, compile in ("auto", "inductor", "off"), "'auto', 'inductor' or 'off'"),
+        ("precision", precision, precision in PRECISIONS, f"one of {', '.join(map(repr, PRECISIONS))}"),
     ):
         if not fine:
             raise Problem(f"{name} is {value!r}", f"{name} is {rule}", f"leave {name} out for its default")

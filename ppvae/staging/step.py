@@ -1,9 +1,9 @@
 """One training step: the mean bound of a batch and its gradients.
 
 Run eagerly, half of a small pair's step is Pyro: messages, traces, distribution objects. All of it is a function of
-shapes only, so `Step` runs it once under `make_fx`, which leaves a flat graph of tensor operations for bound *and*
-gradients, and then runs that graph. The graph takes parameters, buffers and the batch; it consumes the same random
-numbers, so it gives the eager step's numbers bit for bit. That is checked on the second, fourth, eighth, … batch of a shape.
+shapes only, so `Step` stages it (`ppvae.staging.graph`): a flat graph of tensor operations for bound *and* gradients. The
+graph takes parameters, buffers and the batch; it consumes the same random numbers, so it gives the eager step's numbers
+bit for bit. That is checked on the second, fourth, eighth, … batch of a shape.
 """
 
 from __future__ import annotations
@@ -14,12 +14,17 @@ from collections.abc import Callable
 import pyro
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from ppvae.door import Table
 from ppvae.pair import Pair
+from ppvae.staging.arena import Arena
+from ppvae.staging.graph import Flat, stage
 
 log = logging.getLogger("ppvae")
+
+# Where operations are fused, or add up in any order, they round differently: the checks then allow so much of the largest
+# entry of each result. A number that was frozen is off by far more.
+ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3}
 
 
 class Step:
@@ -30,46 +35,80 @@ class Step:
         objective: called ``objective(pair, table)``, or with ``done=done`` where it is scheduled.
         parameters: those that get gradients, the pair's and then the objective's own.
         staged: stage where that is exact.
+        inductor: hand the staged graph to torch.compile.
 
     Attributes:
-        how: "staged", or "eager" with the reason.
+        how: "staged", "staged, inductor", or "eager" with the reason.
         terms: the batch's mean likelihood and KL by site, where the objective has them; on the device.
     """
 
-    def __init__(self, pair: Pair, objective: Callable, parameters: list[nn.Parameter], staged: bool) -> None:
-        self.call, self.parameters = _Call(pair, objective), parameters
-        self.graphs: dict[tuple, Callable] = {}
+    def __init__(
+        self, pair: Pair, objective: Callable, parameters: list[nn.Parameter], staged: bool, inductor: bool = False
+    ) -> None:
+        self.call, self.parameters, self.inductor = _Call(pair, objective), parameters, inductor
+        self.graphs: dict[tuple, Flat] = {}
         self.calls: dict[tuple, int] = {}
+        self.arena = Arena()  # one for all shapes: one graph runs at a time
         self.terms: dict[str, Tensor] = {}
-        self.how = "staged" if staged else "eager: compile='off'"
+        self.how = ("staged, inductor" if inductor else "staged") if staged else "eager: compile='off'"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the objective's terms."""
+        return self.call.names
+
+    @property
+    def staged(self) -> bool:
+        return self.how.startswith("staged")
 
     def __call__(self, batch: Table, done: Tensor | None = None) -> Tensor:
         """Step on a batch, with a share ``done`` of the training behind (0-dim; None: all of it)."""
         if done is None:
             done = torch.ones((), dtype=torch.float64, device=next(iter(batch.values.values())).device)
         with pyro.validation_enabled(False):  # `check` ran with it on; in a step it costs a fifth, and host syncs
-            numbers, gradients = self._staged(batch, done) if self.how == "staged" else self._eager(batch, done)
+            return self._leave(*(self._staged(batch, done) if self.staged else self._eager(batch, done)))
+
+    def run(self, batch: Table, done: Tensor) -> Tensor:
+        """The graph of this shape, which is there already: not counted, not compared."""
+        return self._leave(*self._run(self.key(batch), [*batch.values.values(), *batch.masks.values(), done]))
+
+    def count(self, batch: Table) -> None:
+        """Count a step on a batch of this shape."""
+        key = self.key(batch)
+        self.calls[key] = self.calls.get(key, 0) + 1
+
+    def _leave(self, numbers: list[Tensor], gradients: list[Tensor]) -> Tensor:
+        """Put the gradients into the parameters, the terms into ``terms``; the bound."""
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         bound, *terms = numbers
         self.terms = dict(zip(self.call.names, terms, strict=True))
         return bound
 
+    def key(self, batch: Table) -> tuple:
+        """What a graph is good for: shapes and types of a batch, and whether the pair is in training."""
+        tensors = [*batch.values.values(), *batch.masks.values()]
+        return (self.call.training, *((tuple(t.shape), t.dtype) for t in tensors))
+
+    def due(self, batch: Table) -> bool:
+        """Whether the next step on a batch of this shape stages, or compares with the eager step."""
+        calls = self.calls.get(self.key(batch), 0) + 1
+        return calls & (calls - 1) == 0  # 1, 2, 4, 8, …: what begins to change late shows too
+
     def _eager(self, batch: Table, done: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         numbers = self.call(batch, done)
         return [n.detach() for n in numbers], _gradients(numbers[0], self.parameters)
 
     def _staged(self, batch: Table, done: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        tensors = [*batch.values.values(), *batch.masks.values(), done]
-        key = tuple((tuple(t.shape), t.dtype) for t in tensors)
-        self.calls[key] = calls = self.calls.get(key, 0) + 1
+        tensors, key, due = [*batch.values.values(), *batch.masks.values(), done], self.key(batch), self.due(batch)
+        self.count(batch)
         if key not in self.graphs:
             try:
                 self.graphs[key] = self._stage(batch, tensors)
             except Exception as error:  # whatever cannot be traced says so in its own way
                 self._fall_back(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
                 return self._eager(batch, done)
-        elif calls & (calls - 1) == 0:  # what begins to change late shows too
+        elif due:
             return self._compare(key, batch, tensors)
         return self._run(key, tensors)
 
@@ -78,7 +117,7 @@ class Step:
             found = self.graphs[key](*self.parameters, *self.call.buffers(), *tensors)
         return found[: -len(self.parameters)], found[-len(self.parameters) :]
 
-    def _stage(self, batch: Table, tensors: list[Tensor]) -> Callable:
+    def _stage(self, batch: Table, tensors: list[Tensor]) -> Flat:
         names = [name for name, p in self.call.named_parameters() if p.requires_grad]
         buffers = [name for name, _ in self.call.named_buffers()]
 
@@ -97,9 +136,8 @@ class Step:
             return [*(n.detach() for n in numbers), *_gradients(numbers[0], leaves)]
 
         kept = [b.clone() for b in self.call.buffers()]
-        devices = {t.device for t in tensors if t.is_cuda}
-        with torch.random.fork_rng(devices):  # staging consumes no random numbers
-            graph = make_fx(flat)(*(p.detach() for p in self.parameters), *self.call.buffers(), *tensors)
+        inputs = [*(p.detach() for p in self.parameters), *self.call.buffers(), *tensors]
+        graph = stage(flat, inputs, self.arena, self.inductor)
         for buffer, value in zip(self.call.buffers(), kept, strict=True):
             buffer.copy_(value)
         return graph
@@ -113,7 +151,8 @@ class Step:
         for buffer, value in zip(self.call.buffers(), kept, strict=True):
             buffer.copy_(value)
         eager = self._eager(batch, tensors[-1])
-        if not all(map(torch.equal, [*staged[0], *staged[1]], [*eager[0], *eager[1]])):
+        same = _close if self.inductor or devices else torch.equal
+        if not all(map(same, [*staged[0], *staged[1]], [*eager[0], *eager[1]])):
             self._fall_back(
                 "the staged step differs from the eager one: something that changes between steps is not a tensor"
             )
@@ -147,6 +186,23 @@ class _Call(nn.Module):
 
 
 def _gradients(bound: Tensor, parameters: list[Tensor]) -> list[Tensor]:
-    """Of the negative bound: losses go down. 0 for a parameter that this batch does not reach."""
+    """Of the negative bound: losses go down. 0 for a parameter that this batch does not reach.
+
+    Each has memory of its own, laid out as its parameter's: fused optimizers read it in that order, whatever the strides
+    say, and clipping writes to it.
+    """
     found = torch.autograd.grad(-bound, parameters, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+    own, gradients = set(), []
+    for p, g in zip(parameters, found, strict=True):
+        if g is None:
+            g = torch.zeros_like(p)
+        elif g.stride() != p.stride() or g.untyped_storage()._cdata in own:
+            g = torch.empty_like(p).copy_(g)
+        own.add(g.untyped_storage()._cdata)
+        gradients.append(g)
+    return gradients
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    most = ROUNDING.get(b.dtype, 1e-3) * float(b.abs().max()) if b.numel() else 0.0
+    return a.shape == b.shape and torch.allclose(a, b, rtol=0.0, atol=most, equal_nan=True)

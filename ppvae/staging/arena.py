@@ -1,0 +1,166 @@
+"""Memory for the results of a staged graph, taken once.
+
+Fresh memory is the larger part of a small step's overhead, and more than the arithmetic where results are large: what is
+given back to the system page-faults when it is next used. A graph's shapes are known, so each result gets a place, and a
+place is taken again as soon as what stood there has been read for the last time.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
+
+from ppvae.staging.aliases import Aliases, operation, shape_of
+from ppvae.staging.simplify import UNDEFINED, hold
+
+ALIGN = 64
+
+
+class Arena:
+    """Blocks of memory on the CPU, shared by graphs of which one runs at a time."""
+
+    def __init__(self) -> None:
+        self.blocks: list[Tensor] = []
+
+    @property
+    def bytes(self) -> int:
+        return sum(block.numel() for block in self.blocks)
+
+    def place(self, module: GraphModule) -> None:
+        """Let operations write to places of the arena, in place of memory of their own."""
+        _Placing(self, module).run()
+
+
+class _Placing:
+    def __init__(self, arena: Arena, module: GraphModule) -> None:
+        self.arena, self.module = arena, module
+        self.aliases = Aliases(module.graph)
+        self.free = list(arena.blocks)
+        self.taken: dict[Node, list[Tensor]] = {}  # by root, the blocks it stands in
+        self.static: dict[Node, Tensor | list[Tensor]] = {}  # values whose memory is known now
+
+    def run(self) -> None:
+        nodes = list(self.module.graph.nodes)
+        last = self._last_uses(nodes)
+        for i, node in enumerate(nodes):
+            self._place(node)
+            for root in last.get(i, ()):
+                self.free += self.taken.pop(root, [])
+
+    def _last_uses(self, nodes: list[Node]) -> dict[int, list[Node]]:
+        """Which roots are read for the last time at each node; what is returned never is."""
+        when: dict[Node, int] = {}
+        for i, node in enumerate(nodes):
+            for read in [*node.all_input_nodes, node]:
+                when[self._owner(read)] = i
+        found: dict[int, list[Node]] = {}
+        returned = {self._owner(root) for root in self.aliases.returned}
+        for root, i in when.items():
+            if root not in returned:
+                found.setdefault(i, []).append(root)
+        return found
+
+    def _owner(self, node: Node) -> Node:
+        """The node whose operation made the memory: one of several results belongs to the operation."""
+        root = self.aliases.root[node]
+        return root.args[0] if root.op == "call_function" and root.target is operator.getitem else root
+
+    def _place(self, node: Node) -> None:
+        op = operation(node)
+        if node.op == "get_attr" and node.target.startswith("_held"):
+            self.static[node] = getattr(self.module, node.target)
+        elif node.op != "call_function":
+            return
+        elif op is None or self.aliases.root[node] is not node:
+            self._view(node, op)
+        elif op in UNDEFINED and dense(shape_of(node)):
+            self._hold(node, self._take(node, shape_of(node)))
+        else:
+            self._write_to(node, op)
+
+    def _view(self, node: Node, op: OpOverload | None) -> None:
+        """A view of memory that is known is made now; an operation in place gives its argument back."""
+        sources = node.all_input_nodes
+        if not sources or any(n not in self.static for n in sources):
+            return
+        if op is not None and op._schema.is_mutable:
+            return
+        args, kwargs = map_arg((node.args, node.kwargs), self.static.__getitem__)
+        self._hold(node, node.target(*args, **kwargs))
+
+    def _write_to(self, node: Node, op: OpOverload) -> None:
+        variant = writing(op)
+        stand_ins = node.meta.get("val")
+        stand_ins = [stand_ins] if isinstance(stand_ins, Tensor) else stand_ins
+        if variant is None or not stand_ins or not all(isinstance(s, Tensor) and dense(s) for s in stand_ins):
+            return
+        places = [self._take(node, stand_in) for stand_in in stand_ins]
+        graph = self.module.graph
+        with graph.inserting_before(node):
+            held = [hold(self.module, place) for place in places]
+            graph.call_function(variant, node.args, {**node.kwargs, **dict(zip(_outs(variant), held, strict=True))})
+        self._hold(node, places if len(places) > 1 else places[0])
+
+    def _hold(self, node: Node, value: Tensor | list[Tensor]) -> None:
+        """Put a tensor that is known in a node's place."""
+        self.static[node] = value
+        value = list(value) if isinstance(value, tuple) else value
+        with self.module.graph.inserting_before(node):
+            held = hold(self.module, value)
+        self.static[held] = value
+        self.aliases.root[held] = self.aliases.root[node]
+        node.replace_all_uses_with(held)
+        self.module.graph.erase_node(node)
+
+    def _take(self, node: Node, like: Tensor) -> Tensor:
+        size = max(like.numel() * like.element_size(), ALIGN)
+        fitting = [block for block in self.free if size <= block.numel() <= 2 * size]
+        if fitting:
+            block = min(fitting, key=Tensor.numel)
+            self.free = [other for other in self.free if other is not block]
+        else:
+            block = torch.empty(size, dtype=torch.uint8)
+            self.arena.blocks.append(block)
+        self.taken.setdefault(node, []).append(block)
+        whole = block[: like.numel() * like.element_size()].view(like.dtype)
+        return whole.as_strided(like.shape, like.stride())
+
+
+def writing(op: OpOverload) -> OpOverload | None:
+    """The variant of an operation that writes its results to given memory with the same kernel, where there is one."""
+    if op._schema.is_mutable:
+        return None
+    wanted = [(a.name, str(a.type)) for a in op._schema.arguments]
+    for other in _variants(op):
+        given = [(a.name, str(a.type)) for a in other._schema.arguments if not _is_out(a)]
+        outs = [a for a in other._schema.arguments if _is_out(a)]
+        if outs and len(outs) == len(op._schema.returns) and given == wanted and torch.Tag.generated not in other.tags:
+            return other
+    return None
+
+
+def _variants(op: OpOverload) -> Iterator[OpOverload]:
+    packet = op.overloadpacket
+    return (getattr(packet, name) for name in packet.overloads())
+
+
+def _is_out(argument: object) -> bool:
+    return argument.alias_info is not None and argument.alias_info.is_write
+
+
+def _outs(op: OpOverload) -> list[str]:
+    return [a.name for a in op._schema.arguments if _is_out(a)]
+
+
+def dense(like: Tensor | None) -> bool:
+    """On the CPU, without gaps or overlaps."""
+    if like is None or like.device.type != "cpu" or not like.numel() or like.layout != torch.strided:
+        return False
+    reach = 1 + sum((size - 1) * stride for size, stride in zip(like.shape, like.stride(), strict=True))
+    return reach == like.numel()
