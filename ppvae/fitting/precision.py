@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import wraps
-from typing import Any
+from contextlib import contextmanager, nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ppvae.errors import Problem
 from ppvae.pair import Pair
 
 PRECISIONS = ("float32", "tf32", "bf16")
+PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 
 
 @contextmanager
@@ -23,8 +22,8 @@ def precise(pair: Pair, precision: str) -> Iterator[None]:
     - "float32": what the parameters are; nothing is rounded below them.
     - "tf32": a GPU may round the factors of products to 10 bits. On a CPU oneDNN's products are used where they are found
       to round no more than float32 does: on some processors they take half the time of the usual ones.
-    - "bf16": the pair's networks run under `torch.autocast`, 8 bits; what they return is float32 again, and so are draws,
-      log-probabilities, weights, and the parameters.
+    - "bf16": linear and convolutional layers run under `torch.autocast`, 8 bits; what they return is float32 again, and so
+      are draws, log-probabilities, weights, and the parameters.
 
     Raises:
         Problem: less precision for parameters in float64, or bf16 for a guide that is declared exact.
@@ -37,13 +36,8 @@ def precise(pair: Pair, precision: str) -> Iterator[None]:
             "precision='float32', which leaves every type as it is",
         )
     home = next(pair.parameters()).device.type
-    with _products(precision, home), _networks(pair, home) if precision == "bf16" else _as_they_are():
+    with _products(precision, home), _layers(pair, home) if precision == "bf16" else nullcontext():
         yield
-
-
-@contextmanager
-def _as_they_are() -> Iterator[None]:
-    yield
 
 
 @contextmanager
@@ -74,32 +68,24 @@ def _full_in_onednn() -> bool:
 
 
 @contextmanager
-def _networks(pair: Pair, home: str) -> Iterator[None]:
-    """The pair's modules under autocast, their results in the parameters' type."""
-    modules = list(pair.children())
-    for module in modules:
-        module.forward = _short(module.forward, home)
+def _layers(pair: Pair, home: str) -> Iterator[None]:
+    """The pair's layers that multiply by weights, under autocast, their results in the parameters' type.
+
+    Not whole networks: a head makes its distribution inside, of what the last layer returned.
+    """
+    layers = [module for module in pair.modules() if isinstance(module, PRODUCTS)]
+    for layer in layers:
+        layer.forward = _short(layer.forward, home)
     try:
         yield
     finally:
-        for module in modules:
-            del module.forward  # the class's own again
+        for layer in layers:
+            del layer.forward  # the class's own again
 
 
-def _short(forward: Callable, home: str) -> Callable:
-    @wraps(forward)
-    def shortened(*args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(
-            home, torch.bfloat16, cache_enabled=False
-        ):  # a cached cast would have no gradient when staged
-            return _widened(forward(*args, **kwargs))
+def _short(forward: Callable[[Tensor], Tensor], home: str) -> Callable[[Tensor], Tensor]:
+    def shortened(h: Tensor) -> Tensor:
+        with torch.autocast(home, torch.bfloat16, cache_enabled=False):  # a cached cast would be frozen when staged
+            return forward(h).float()
 
     return shortened
-
-
-def _widened(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.float() if value.dtype == torch.bfloat16 else value
-    if isinstance(value, (tuple, list)):
-        return type(value)(_widened(v) for v in value)
-    return value
