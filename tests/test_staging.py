@@ -157,6 +157,18 @@ def test_what_is_returned_is_not_written_over_by_later_operations():
     assert same_bits(graph(x), keeps(x))
 
 
+def test_a_copy_that_is_written_to_or_given_away_stays_a_copy():
+    def copies(x):
+        written = (x * 1.0).mul_(3)
+        return [x * 1.0, written, x**1.0 + written]
+
+    graph, x = stage(copies, [torch.zeros(4)], Arena()), torch.randn(4)
+    before, expected = x.clone(), copies(x.clone())
+    given, *rest = graph(x)
+    assert same_bits([given, *rest], expected) and torch.equal(x, before)
+    assert given.data_ptr() != x.data_ptr()
+
+
 def test_a_tensor_that_lives_outside_is_read_each_time():
     outside = torch.ones(3)
     graph = stage(lambda x: [x * (outside * 2)], [torch.zeros(3)], Arena())
