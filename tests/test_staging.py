@@ -157,6 +157,28 @@ def test_what_is_returned_is_not_written_over_by_later_operations():
     assert same_bits(graph(x), keeps(x))
 
 
+def test_a_view_that_its_operation_hides_keeps_its_memory():
+    """A product of more than two dims ends in `_unsafe_view`, which says that its result is new and shows its argument."""
+
+    def product(x, w):
+        y = x @ w  # (2, 3, 4) x (4, 4)
+        z = y.exp()
+        for _ in range(10):
+            z = torch.tanh(z + 1)
+        return [z + y]
+
+    inputs = [torch.randn(2, 3, 4), torch.randn(4, 4)]
+    graph = stage(product, inputs, Arena())
+    assert same_bits(graph(*inputs), product(*inputs))
+
+
+def test_memory_with_gaps_is_left_alone():
+    def gaps(x):
+        return [torch.empty_strided((20, 2), (40, 1), dtype=x.dtype).fill_(1.5) * x]
+
+    assert torch.equal(stage(gaps, [torch.ones(20, 2)], Arena())(torch.ones(20, 2))[0], torch.full((20, 2), 1.5))
+
+
 def test_a_copy_that_is_written_to_or_given_away_stays_a_copy():
     def copies(x):
         written = (x * 1.0).mul_(3)

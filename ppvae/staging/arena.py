@@ -54,16 +54,14 @@ class _Placing:
                 self.free += self.taken.pop(root, [])
 
     def _last_uses(self, nodes: list[Node]) -> dict[int, list[Node]]:
-        """Which roots are read for the last time at each node; what is returned never is."""
+        """Which roots are read for the last time at each node: what is returned, at the end."""
         when: dict[Node, int] = {}
         for i, node in enumerate(nodes):
             for read in [*node.all_input_nodes, node]:
                 when[self._owner(read)] = i
         found: dict[int, list[Node]] = {}
-        returned = {self._owner(root) for root in self.aliases.returned}
         for root, i in when.items():
-            if root not in returned:
-                found.setdefault(i, []).append(root)
+            found.setdefault(i, []).append(root)
         return found
 
     def _owner(self, node: Node) -> Node:
