@@ -10,7 +10,9 @@ from torch import Tensor
 
 from ppvae.door import enter
 from ppvae.errors import Problem
-from ppvae.exact.linear_gaussian import checked, chunks, precision_cholesky, whiten
+from ppvae.exact.chunks import factorised
+from ppvae.exact.linear_gaussian import checked
+from ppvae.exact.solving import half_log_det, solve
 from ppvae.pair import Pair
 from ppvae.tracing.traces import run
 
@@ -32,14 +34,13 @@ def kl_to_posterior(
     scale, mask = checked(W, loc, scale, x, mask)
     mean, root = _moments(q, len(x), W.shape[1])
     dtype, (W, loc, scale, x) = x.dtype, (t.double() for t in (W, loc, scale, x))  # near 0 everything cancels
+    blocks = (block for chunk in factorised(W, loc, scale, x, mask) for block in chunk.blocks())
     values, start = [], 0
-    for rows, seen in chunks(W, x, mask):
-        here = slice(start, start := start + len(rows))
-        A, r = whiten(W, loc, scale, rows, seen)
-        L = precision_cholesky(A, seen).expand(len(rows), -1, -1)
-        apart = torch.cholesky_solve((r @ A).unsqueeze(-1), L) - mean[here].double().unsqueeze(-1)
+    for L, b in blocks:
+        here = slice(start, start := start + len(b))
+        apart = (solve(L, b) - mean[here].double()).unsqueeze(-1)  # (k, K, 1)
         M = L.mT @ root[here].double()  # |M|^2 = tr P Sigma, |det M|^2 = |P Sigma|
-        log_det = (L.diagonal(dim1=-2, dim2=-1).log() + root[here].double().diagonal(dim1=-2, dim2=-1).log()).sum(-1)
+        log_det = half_log_det(L) + half_log_det(root[here].double())
         squares = M.square().sum((-2, -1)) + (L.mT @ apart).square().sum((-2, -1))
         values.append(0.5 * (squares - W.shape[1]) - log_det)
     return torch.cat(values).to(dtype)

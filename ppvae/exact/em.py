@@ -10,7 +10,7 @@ from torch import Tensor
 from ppvae.errors import Caution, Problem
 from ppvae.exact.checks import as_matrix, columns, observed_entries, refuse
 from ppvae.exact.expectation import Expectation, Moments, State, complete, incomplete
-from ppvae.exact.linear_gaussian import chunk_rows, unpack
+from ppvae.exact.linear_gaussian import block_rows, unpack
 from ppvae.exact.ppca import FactorAnalysis, principal
 
 # Least noise scale, as a share of a column's standard deviation. Below it (a Heywood case: the latents
@@ -137,7 +137,7 @@ def maximise(moments: Moments, tied: bool) -> State:
         L = torch.linalg.cholesky(unpack(moments.yy, size)[0])
         w = torch.cholesky_solve(moments.xy.mT, L).mT  # (D, K + 1)
     else:
-        features = chunk_rows(0, size, moments.yy.element_size())  # each brings matrices, as a row does
+        features = block_rows(size, moments.yy.element_size())  # each brings matrices, as a row does
         w = torch.cat(
             [
                 torch.cholesky_solve(xy.unsqueeze(-1), torch.linalg.cholesky(unpack(yy, size))).squeeze(-1)

@@ -9,7 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ppvae.exact.linear_gaussian import chunk_rows, pack, packed_pairs, precision, whiten
+from ppvae.exact.linear_gaussian import Precisions, block_rows, chunk_rows, pack, packed_pairs, precision
+from ppvae.exact.solving import half_log_det
+from ppvae.exact.values import Seen, joined
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -82,44 +84,56 @@ def incomplete(x: Tensor, mask: Tensor) -> Expectation:
     xx, count = x.square().sum(0), mask.sum(0).to(x.dtype)
 
     def expect(state: State) -> Moments:
-        (D, K), scale = state.W.shape, state.psi.sqrt()
+        (D, K), weight = state.W.shape, state.psi.rsqrt()
         yy, xy = x.new_zeros(D, (K + 1) * (K + 2) // 2), x.new_zeros(D, K + 1)
         total = x.new_zeros(1, yy.shape[-1])
         log_likelihood = -0.5 * (count * (LOG_2PI + state.psi.log())).sum()
+        precisions = Precisions(state.W * weight.unsqueeze(-1), weight)
         for rows, pattern in blocks:
-            for part, seen in zip(*_in_chunks(rows, pattern, K), strict=True):
-                A, r = whiten(state.W, state.loc, scale, part, seen)  # (D, K), (n, D)
-                z, packed, half_log_det = _moments(A, r, seen)
-                rest = torch.where(seen, r - z @ A.mT, 0.0)  # (n, D)
-                log_likelihood = log_likelihood - half_log_det - 0.5 * (rest.square().sum() + z.square().sum())
-                yy.addmm_(seen.to(x.dtype).mT, packed)  # (D, n) x (n, (K + 1)(K + 2) / 2)
+            for part, observed in zip(*_in_chunks(rows, pattern, K), strict=True):
+                seen = Seen(observed, weight, by_bits=True)
+                r = seen.keep(part - state.loc)  # (n, D)
+                b = r @ (state.W / state.psi.unsqueeze(-1))  # (n, K)
+                z, packed, half_log_det = _moments(precisions, precisions.packed(seen.weights), b)
+                rest = (r - z @ state.W.mT) * seen.weights  # (n, D)
+                log_likelihood = log_likelihood - half_log_det.sum() - 0.5 * (rest.square().sum() + z.square().sum())
+                yy.addmm_(seen.weights.mT, packed)  # (D, n) x (n, (K + 1)(K + 2) / 2)
                 xy[:, :K].addmm_(part.mT, z)
                 total += packed.sum(0)
         xy[:, K] = x.sum(0)
-        return Moments(log_likelihood, yy, total, xy, xx, count)
+        return Moments(log_likelihood, yy / weight.unsqueeze(-1), total, xy, xx, count)
 
     return expect
 
 
-def _moments(A: Tensor, r: Tensor, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Give E[z] (n, K), packed E[y y^T] and half the log-determinant of the precisions, summed over rows.
+def _moments(precisions: Precisions, packed: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Give E[z] (n, K), packed E[y y^T] and half the log-determinants of the precisions, which come packed.
 
-    With one pattern for all rows, seen (1, D), the packed moments (1, (K + 1)(K + 2) / 2) are their sum.
+    With one precision for all rows the moments, (1, (K + 1)(K + 2) / 2), and log-determinants are summed over the rows.
     """
-    (n, _), K = r.shape, A.shape[-1]
-    L = torch.linalg.cholesky(precision(A, seen))  # (1 or n, K, K)
-    eye = torch.eye(K, dtype=A.dtype, device=A.device)
-    inverse = torch.linalg.solve_triangular(L, eye, upper=False)
-    covariance = inverse.mT @ inverse  # faster than cholesky_inverse on a batch
-    half_log_det = L.diagonal(dim1=-2, dim2=-1).log().sum()
-    b, zz = r @ A, pack(covariance)  # (n, K), (1 or n, K (K + 1) / 2)
-    if len(seen) < n:
+    n, K = b.shape
+    if len(packed) < n:
+        covariance, half_log_det = _covariances(precisions, packed)
         z = b @ covariance[0]  # (n, K)
-        zz, first, ones = n * zz + pack(z.mT @ z), z.sum(0, keepdim=True), z.new_full((1, 1), float(n))
+        zz, first, ones = n * pack(covariance) + pack(z.mT @ z), z.sum(0, keepdim=True), z.new_full((1, 1), float(n))
         return z, torch.cat([zz, first, ones], -1), n * half_log_det
-    z = (covariance @ b.unsqueeze(-1)).squeeze(-1)  # (n, K)
+    few = block_rows(K, b.element_size())
+    return joined((_own_moments(precisions, *block) for block in zip(packed.split(few), b.split(few), strict=True)), n)
+
+
+def _own_moments(precisions: Precisions, packed: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    covariance, half_log_det = _covariances(precisions, packed)
+    z = (covariance @ b.unsqueeze(-1)).squeeze(-1)  # (k, K)
     # The packing goes row by row, and the last row of y y^T is (z, 1): it is simply appended.
-    return z, torch.cat([zz + packed_pairs(z), z, z.new_ones(n, 1)], -1), half_log_det
+    return z, torch.cat([pack(covariance) + packed_pairs(z), z, z.new_ones(len(z), 1)], -1), half_log_det
+
+
+def _covariances(precisions: Precisions, packed: Tensor) -> tuple[Tensor, Tensor]:
+    """Give P^-1 (k, K, K) and half of log |P| (k,)."""
+    L = precisions.cholesky(packed)
+    eye = torch.eye(L.shape[-1], dtype=L.dtype, device=L.device)
+    inverse = torch.linalg.solve_triangular(L, eye, upper=False)
+    return inverse.mT @ inverse, half_log_det(L)  # faster than cholesky_inverse on a batch
 
 
 def _blocks(x: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from ppvae.errors import Problem
+from ppvae.exact.values import unwatched
 
 # Temporaries of one chunk of rows together. Larger chunks cost memory and save no time; much smaller ones
 # make the matrix products thin.
 CHUNK_BYTES = 64 * 2**20
+
+# What MKL multiplies by at a time: a product with 10 columns takes twice the time of one with 12, with 55 a third more than
+# with 60.
+COLUMNS = 12
 
 
 def checked(W: Tensor, loc: Tensor, scale: Tensor, x: Tensor, mask: Tensor | bool) -> tuple[Tensor, Tensor | None]:
@@ -66,71 +69,119 @@ def whiten(W: Tensor, loc: Tensor, scale: Tensor, x: Tensor, mask: Tensor | None
     return W / scale.unsqueeze(-1), r / scale  # (D, K), (N, D)
 
 
-def packed_pairs(a: Tensor) -> Tensor:
-    """Give the packed lower triangle of a a^T, row by row. (..., K) -> (..., K (K + 1) / 2)."""
-    i, j = torch.tril_indices(a.shape[-1], a.shape[-1], device=a.device)
-    return a.index_select(-1, i) * a.index_select(-1, j)
+class Precisions:
+    r"""Precisions of z :math:`I + \sum_j m_{nj} a_j a_j^\top` for any rows of a mask, prepared once for all chunks.
 
-
-def pack(matrices: Tensor) -> Tensor:
-    """Give the packed lower triangles, row by row. (K, K) or (N, K, K) -> (1 or N, K (K + 1) / 2)."""
-    i, j = torch.tril_indices(*matrices.shape[-2:], device=matrices.device)
-    return matrices.reshape(-1, *matrices.shape[-2:])[:, i, j]
-
-
-def unpack(packed: Tensor, size: int) -> Tensor:
-    """Give the symmetric matrices whose packed lower triangles these are. (N, K (K + 1) / 2) -> (N, K, K)."""
-    i = torch.arange(size, device=packed.device)
-    high, low = torch.maximum(i, i[:, None]), torch.minimum(i, i[:, None])
-    position = high * (high + 1) // 2 + low  # (K, K), the packing is row by row
-    return packed.index_select(-1, position.flatten()).unflatten(-1, (size, size))
-
-
-def precision(A: Tensor, mask: Tensor | None) -> Tensor:
-    r"""Give the precision of z :math:`I + \sum_j m_{nj} a_j a_j^\top`, :math:`a_j = w_j / \sqrt{\psi_j}`.
+    All rows come from one matrix product of the mask with the packed rank-one terms.
 
     Reference: Williams, Nash & Nazabal 2018, the sum of rank-one terms over the observed features.
 
     Args:
         A: whitened loadings (D, K).
-        mask: (N, D), or None when all rows observe everything.
-
-    Returns:
-        (K, K) without a mask, (N, K, K) with one. All rows come from one matrix product with D rank-one
-        terms.
+        weight: what stands for an observed entry in the masks that come, (D,).
+        entry: a number for each feature (D,), summed over the observed ones by the same product.
     """
-    eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+
+    def __init__(self, A: Tensor, weight: Tensor, entry: Tensor | None = None) -> None:
+        (D, K), device = A.shape, A.device
+        i, j = torch.tril_indices(K, K, device=device)
+        first, second = [A], [A, A.new_ones(D, 1), A.new_zeros(D, 1)]  # columns K and K + 1
+        if entry is not None:
+            first.append(entry.unsqueeze(-1))
+            i, j = (torch.nn.functional.pad(v, (0, 1), value=K) for v in (i, j))
+        rest = -len(i) % COLUMNS
+        i, j = torch.nn.functional.pad(i, (0, rest)), torch.nn.functional.pad(j, (0, rest), value=K + 1)
+        first, second = _pick(torch.cat(first, -1), i), _pick(torch.cat(second, -1) / weight.unsqueeze(-1), j)
+        self.terms = torch.mul(first, second, out=first if unwatched(first, second) else None)  # (D, …)
+        self.latents, self.position = K, position(K, device)
+        eye = pack(torch.eye(K, dtype=A.dtype, device=device))
+        self.eye = torch.nn.functional.pad(eye, (0, self.terms.shape[-1] - eye.shape[-1]))
+
+    def packed(self, weights: Tensor, columns_first: bool = False) -> Tensor:
+        """Give for a mask (n, D), as weights and 0, the packed precisions and then the sums; in memory row after row, or
+        column after column."""
+        if columns_first:
+            return torch.addmm(self.eye.mT, self.terms.mT, weights.mT).mT
+        return torch.addmm(self.eye, weights, self.terms)
+
+    def sums(self, packed: Tensor) -> Tensor:
+        """Give the sums (n,) of what `packed` gave."""
+        return packed[:, self.latents * (self.latents + 1) // 2]
+
+    def cholesky(self, packed: Tensor) -> Tensor:
+        """Give the Cholesky factors (n, K, K) of what `packed` gave."""
+        # Unpacking jumps from line to line: first they are fetched in order.
+        square = _pick(packed.clone(memory_format=torch.contiguous_format), self.position)
+        return torch.linalg.cholesky(square.unflatten(-1, (self.latents, self.latents)))
+
+
+def padded(columns: Tensor) -> Tensor:
+    """Add columns of 0 up to a multiple of `COLUMNS`."""
+    return torch.nn.functional.pad(columns, (0, -columns.shape[-1] % COLUMNS))
+
+
+def precision(A: Tensor, mask: Tensor | None) -> Tensor:
+    """Give the precisions of `Precisions`: (K, K) without a mask, (N, K, K) with one (N, D)."""
+    D, K = A.shape
     if mask is None:
-        return eye + A.mT @ A
-    return eye + unpack(mask.to(A.dtype) @ packed_pairs(A), A.shape[-1])
+        return torch.eye(K, dtype=A.dtype, device=A.device) + A.mT @ A
+    return unpack(Precisions(A, A.new_ones(D)).packed(mask.to(A.dtype).expand(-1, D)), K)
 
 
-def precision_cholesky(A: Tensor, mask: Tensor | None) -> Tensor:
-    """Give L, L L^T = precision; by-row masks need one factorisation: rows have the complete one or I."""
-    if mask is None or mask.shape[-1] != 1:
-        return torch.linalg.cholesky(precision(A, mask))  # (K, K) or (N, K, K)
-    eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
-    return torch.where(mask.unsqueeze(-1), torch.linalg.cholesky(precision(A, None)), eye)
+def packed_pairs(a: Tensor) -> Tensor:
+    """Give the packed lower triangle of a a^T, row by row. (N, K) -> (N, K (K + 1) / 2)."""
+    i, j = torch.tril_indices(a.shape[-1], a.shape[-1], device=a.device)
+    return _pick(a, i) * _pick(a, j)
+
+
+def pack(matrices: Tensor) -> Tensor:
+    """Give the packed lower triangles, row by row. (K, K) or (N, K, K) -> (1 or N, K (K + 1) / 2)."""
+    K = matrices.shape[-1]
+    i, j = torch.tril_indices(K, K, device=matrices.device)
+    return _pick(torch.atleast_2d(matrices.flatten(-2)), i * K + j)
+
+
+def unpack(packed: Tensor, size: int) -> Tensor:
+    """Give the symmetric matrices whose packed lower triangles these rows start with. (N, >= K (K + 1) / 2) -> (N, K, K)."""
+    return _pick(packed, position(size, packed.device)).unflatten(-1, (size, size))
+
+
+def position(size: int, device: torch.device) -> Tensor:
+    """Give where each entry of a symmetric matrix stands in its packed lower triangle, (size^2,)."""
+    i = torch.arange(size, device=device)
+    high, low = torch.maximum(i, i[:, None]), torch.minimum(i, i[:, None])
+    return (high * (high + 1) // 2 + low).flatten()
+
+
+def _pick(rows: Tensor, columns: Tensor) -> Tensor:
+    """Give these columns of every row: `index_select` along the last dim, which takes 5 to 10 times as long."""
+    return rows.gather(-1, columns.expand(len(rows), -1))
 
 
 def chunk_rows(features: int, latents: int, itemsize: int) -> int:
-    """Give the number of rows whose temporaries (about 3.5 K x K matrices and 3 x D) fit `CHUNK_BYTES`."""
-    return max(1, CHUNK_BYTES // (itemsize * (3 * latents**2 + latents * (latents + 1) // 2 + 3 * features)))
+    """Give the number of rows whose masks, residuals and packed precisions fit a quarter of `CHUNK_BYTES`.
+
+    The last-level cache holds them beside the packed terms, which are read once a chunk: more rows would not be faster,
+    few would read the terms, 20 MiB at K = 100, too often.
+    """
+    return max(1, CHUNK_BYTES // (4 * itemsize * (latents * (latents + 1) // 2 + 4 * features)))
 
 
-def chunks(W: Tensor, x: Tensor, mask: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Walk through the rows of x and mask in chunks of bounded memory."""
-    rows = chunk_rows(*W.shape, x.element_size())
-    xs = x.split(rows)
-    yield from zip(xs, [None] * len(xs) if mask is None else mask.split(rows), strict=True)
+def block_rows(latents: int, itemsize: int) -> int:
+    """Give the number of rows of which three K x K matrices fit a sixteenth of `CHUNK_BYTES`: those stay in the cache
+    from the unpacking of a precision to the end of what its factor is for."""
+    return max(1, CHUNK_BYTES // (16 * itemsize * 3 * latents**2))
 
 
 def inverse_root(P: Tensor) -> Tensor:
-    """Give the lower triangular S with S S^T = P^-1 (..., K, K), from one Cholesky factorisation.
+    """Give the lower triangular S with S S^T = P^-1 (..., K, K), from one Cholesky factorisation."""
+    return flipped_root(torch.linalg.cholesky(P.flip(-2, -1)))
 
-    With P flipped along both dims = L L^T, P^-1 = flip(L^-T) flip(L^-1), and a flipped upper triangle is
-    lower.
+
+def flipped_root(L: Tensor) -> Tensor:
+    """Give the lower triangular S with S S^T = P^-1, from the Cholesky factor L of P with its latents in reverse.
+
+    P^-1 = flip(L^-T) flip(L^-1), and a flipped upper triangle is lower.
     """
-    L = torch.linalg.cholesky(P.flip(-2, -1))
-    eye = torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
+    eye = torch.eye(L.shape[-1], dtype=L.dtype, device=L.device)
     return torch.linalg.solve_triangular(L, eye, upper=False).mT.flip(-2, -1)

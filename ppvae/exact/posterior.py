@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 import pyro.distributions as dist
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
-from ppvae.exact.linear_gaussian import checked, chunks, inverse_root, precision, precision_cholesky, whiten
+from ppvae.exact.chunks import Chunk, factorised
+from ppvae.exact.linear_gaussian import checked, flipped_root, inverse_root, precision
+from ppvae.exact.solving import solve
+from ppvae.exact.values import joined
 
 
 def posterior(W: Tensor, loc: Tensor, scale: Tensor, x: Tensor, mask: Tensor | bool = True) -> dist.MultivariateNormal:
@@ -37,17 +39,20 @@ def posterior(W: Tensor, loc: Tensor, scale: Tensor, x: Tensor, mask: Tensor | b
         Problem: shapes that do not fit, a mask that is not boolean.
     """
     scale, mask = checked(W, loc, scale, x, mask)
-    A, r = whiten(W, loc, scale, x, mask)  # (D, K), (N, D)
-    b = r @ A  # (N, K)
-    if mask is None or mask.shape[-1] == 1:
-        S = inverse_root(precision(A, None))  # (K, K)
-        mean = b @ S @ S.mT  # (N, K), already 0 in rows that observe nothing
-        if mask is not None:
-            S = torch.where(mask.unsqueeze(-1), S, torch.eye(A.shape[-1], dtype=A.dtype, device=A.device))
+    chunks = factorised(W.flip(-1), loc, scale, x, mask)  # latents in reverse, as `flipped_root` wants them
+    blocks = (block for chunk in chunks for block in chunk.blocks())
+    if mask is None:
+        (mean,) = joined(((solve(L, b),) for L, b in blocks), len(x))
+        S = inverse_root(precision(W / scale.unsqueeze(-1), None)).expand(len(x), -1, -1)
     else:
-        S = inverse_root(precision(A, mask))  # (N, K, K)
-        mean = (S @ (S.mT @ b.unsqueeze(-1))).squeeze(-1)  # (N, K, K) x (N, K, 1) -> (N, K)
-    return dist.MultivariateNormal(mean, scale_tril=S.expand(len(x), -1, -1))
+        mean, S = joined(((solve(L, b), flipped_root(L)) for L, b in blocks), len(x))
+    return _Gaussian(mean.flip(-1), scale_tril=S)
+
+
+class _Gaussian(dist.MultivariateNormal):
+    """Whose scale_tril is triangular by construction: to check that costs as much time and memory as to compute it."""
+
+    arg_constraints = {"loc": constraints.real_vector}
 
 
 def mean_field(W: Tensor, loc: Tensor, scale: Tensor, x: Tensor, mask: Tensor | bool = True) -> dist.Independent:
@@ -61,10 +66,11 @@ def mean_field(W: Tensor, loc: Tensor, scale: Tensor, x: Tensor, mask: Tensor | 
         Independent Normal, batch shape (N,), event shape (K,).
     """
     scale, mask = checked(W, loc, scale, x, mask)
-    A, r = whiten(W, loc, scale, x, mask)
-    L = precision_cholesky(A, mask)
-    variance = L.square().sum(-1).reciprocal()  # (K,) or (N, K): the diagonal of L L^T is P's
-    return dist.Normal(_solve(L, r @ A), variance.sqrt().expand(len(x), -1)).to_event(1)
+    blocks = (block for chunk in factorised(W, loc, scale, x, mask) for block in chunk.blocks())
+    # The diagonal of L L^T is P's.
+    parts = ((solve(L, b), L.square().sum(-1).reciprocal().expand(len(b), -1)) for L, b in blocks)
+    mean, variance = joined(parts, len(x))
+    return dist.Normal(mean, variance.sqrt()).to_event(1)
 
 
 def log_evidence(W: Tensor, loc: Tensor, scale: Tensor, x: Tensor, mask: Tensor | bool = True) -> Tensor:
@@ -84,23 +90,16 @@ def log_evidence(W: Tensor, loc: Tensor, scale: Tensor, x: Tensor, mask: Tensor 
         (N,); exactly 0 for a row of which nothing is observed.
     """
     scale, mask = checked(W, loc, scale, x, mask)
-    return torch.cat([_log_evidence(W, loc, scale, rows, seen) for rows, seen in chunks(W, x, mask)])
+    parts = ((_log_evidence(W, chunk),) for chunk in factorised(W, loc, scale, x, mask, group=True))
+    return joined(parts, len(x))[0]
 
 
-def _log_evidence(W: Tensor, loc: Tensor, scale: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
-    A, r = whiten(W, loc, scale, x, mask)  # (D, K), (n, D)
-    L = precision_cholesky(A, mask)  # (K, K) or (n, K, K)
-    m = _solve(L, r @ A)  # (n, K)
-    rest = r - m @ A.mT  # (n, D)
-    entry = scale.log() + 0.5 * math.log(2 * math.pi)  # (D,)
-    if mask is None:
-        entries = entry.sum()
-    else:
-        rest = torch.where(mask, rest, torch.zeros_like(rest))
-        # A row mask broadcasts here as well; where nothing is observed every term is exactly 0.
-        entries = torch.where(mask, entry, torch.zeros_like(entry)).sum(-1)  # (n,)
-    half_log_det = L.diagonal(dim1=-2, dim2=-1).log().sum(-1)  # () or (n,)
-    return -entries - half_log_det - 0.5 * (rest.square().sum(-1) + m.square().sum(-1))
+def _log_evidence(W: Tensor, chunk: Chunk) -> Tensor:
+    m, half_log_det = chunk.solved()  # (n, K), (n,)
+    rest = torch.addmm(chunk.r, m, W.mT, alpha=-1, out=chunk.spare)
+    rest = torch.mul(rest, chunk.weights, out=chunk.spare)  # (n, D), 0 where not observed
+    distance = torch.square(rest, out=chunk.spare).sum(-1) + m.square().sum(-1)
+    return -chunk.factors.entries - half_log_det - 0.5 * distance
 
 
 def impute_mean(W: Tensor, loc: Tensor, scale: Tensor, x: Tensor, mask: Tensor | bool) -> Tensor:
@@ -114,16 +113,10 @@ def impute_mean(W: Tensor, loc: Tensor, scale: Tensor, x: Tensor, mask: Tensor |
     scale, mask = checked(W, loc, scale, x, mask)
     if mask is None:
         return x.clone()
-    filled = []
-    for rows, seen in chunks(W, x, mask):
-        A, r = whiten(W, loc, scale, rows, seen)
-        m = _solve(precision_cholesky(A, seen), r @ A)  # (n, K)
-        filled.append(torch.where(seen, rows, m @ W.mT + loc))  # (n, D)
-    return torch.cat(filled)
+    parts = ((_impute_mean(W, loc, chunk),) for chunk in factorised(W, loc, scale, x, mask, group=True))
+    return joined(parts, len(x))[0]
 
 
-def _solve(L: Tensor, b: Tensor) -> Tensor:
-    """Solve L L^T m = b for one vector a row. L (K, K) or (N, K, K), b (N, K) -> (N, K)."""
-    if L.dim() == 2:
-        return torch.cholesky_solve(b.mT, L).mT
-    return torch.cholesky_solve(b.unsqueeze(-1), L).squeeze(-1)
+def _impute_mean(W: Tensor, loc: Tensor, chunk: Chunk) -> Tensor:
+    m, _ = chunk.solved()  # (n, K)
+    return chunk.seen.choose(chunk.x, torch.addmm(loc, m, W.mT))  # (n, D)
