@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import typer
 from rich.console import Console
 from torch import Tensor
 
 from ppvae import data
+from ppvae.data.arrays import read_array
 from ppvae.errors import Problem
 from ppvae.files import write_whole
 from ppvae.pair import Pair
@@ -87,14 +89,14 @@ class Source:
 
     Attributes:
         name: as given.
-        train, test: stored rows, by name of the entry.
+        train, test: stored rows, by name of the entry; those of a .npy file to train on stay in it.
         redraw: observes stored rows anew (dynamic binarization).
         likelihood: the one that suits them.
         scaling: what was done to the numbers; printed beside every likelihood.
     """
 
     name: str
-    train: dict[str, Tensor]
+    train: dict[str, Tensor | np.memmap]
     test: dict[str, Tensor]
     redraw: Any
     likelihood: str
@@ -125,7 +127,10 @@ class Source:
 
 
 def source(name: str) -> Source:
-    """The data that ``--data`` names: a data set, or a CSV or Parquet file of numbers (standardised; every fifth row is test)."""
+    """The data that ``--data`` names: a data set, a CSV or Parquet file of numbers (standardised; every fifth row is test),
+    or an array in a .npy file, which is not loaded (as it is; its last fifth is test, 10,000 rows at most)."""
+    if name.lower().endswith(".npy"):
+        return _array(name)
     if name.lower().endswith((".csv", ".txt", ".tsv", ".parquet", ".pq")) or Path(name).is_file():
         return _table(name)
     found = data.load(name)
@@ -150,6 +155,19 @@ def _table(name: str) -> Source:
     loc, scale = moments(x[~test])
     x = (x - loc) / scale
     return Source(name, {"x": x[~test]}, {"x": x[test]}, None, "normal", "columns standardised by the training rows")
+
+
+def _array(name: str) -> Source:
+    x = read_array(name)
+    test = min(len(x) // 5, 10_000)  # these are loaded
+    if not test:
+        raise Problem(
+            f"{name} has {len(x)} rows", "a fifth of the rows is set aside as test", "an array of at least 5 rows"
+        )
+    rows = torch.as_tensor(np.array(x[-test:], dtype=float)).to(torch.get_default_dtype())
+    binary = bool(((rows == 0) | (rows == 1) | rows.isnan()).all())
+    scaling = f"numbers as in the file; its last {test} rows are test"
+    return Source(name, {"x": x[:-test]}, {"x": rows}, None, "bernoulli" if binary else "normal", scaling)
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:

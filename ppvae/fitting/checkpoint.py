@@ -20,13 +20,21 @@ class Checkpoint:
         path: the file; where it exists the state is read from it, generators included.
         model: the modules that are fitted.
         optimizer: theirs.
-        of: what the fit is of (options, rows); a file of another fit is refused.
+        of: what the fit is of (options, rows); a file of another fit is refused. In how many processes it was fitted is no
+            part of that.
+        writes: whether this process writes the file; every one reads it.
     """
 
     def __init__(
-        self, path: str | Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, of: dict[str, Any]
+        self,
+        path: str | Path | None,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        of: dict[str, Any],
+        writes: bool = True,
     ) -> None:
-        self.path, self.model, self.optimizer, self.of = path, model, optimizer, of
+        self.path, self.model, self.optimizer, self.of, self.writes = path, model, optimizer, of, writes
+        self.home = next(model.parameters()).device
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Tensor] = {}
         self.best_epoch, self.best_bound = 0, -math.inf
@@ -39,7 +47,7 @@ class Checkpoint:
         if record.get("held_out", -math.inf) > self.best_bound:
             self.best_bound, self.best_epoch = record["held_out"], record["epoch"]
             self.best = {name: value.clone() for name, value in self.model.state_dict().items()}
-        if self.path is not None:
+        if self.path is not None and self.writes:
             state = {
                 "of": self.of,
                 "history": self.history,
@@ -49,7 +57,7 @@ class Checkpoint:
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "cpu": torch.get_rng_state(),
-                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+                "cuda": [torch.cuda.get_rng_state(self.home)] if self.home.type == "cuda" else [],
             }
             write_whole(self.path, lambda draft: torch.save(state, draft))
 
@@ -85,5 +93,5 @@ class Checkpoint:
         self.optimizer.load_state_dict(state["optimizer"])
         self.optimizer.param_groups[0]["lr"] = rate.fill_(float(self.optimizer.param_groups[0]["lr"]))  # on its device
         torch.set_rng_state(state["cpu"])
-        if state["cuda"]:
-            torch.cuda.set_rng_state_all(state["cuda"])
+        if state["cuda"] and self.home.type == "cuda":  # each process has a GPU of its own, and the same numbers on it
+            torch.cuda.set_rng_state(state["cuda"][0], self.home)

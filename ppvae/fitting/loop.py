@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,16 @@ from torch import Tensor, nn
 from ppvae.checking import check
 from ppvae.errors import Problem
 from ppvae.fitting.checkpoint import Checkpoint
-from ppvae.fitting.diagnosis import Before, NotFinite, Watched, first_not_finite, not_finite
+from ppvae.fitting.diagnosis import Before, NotFinite, first_not_finite, not_finite
 from ppvae.fitting.options import DEFAULT_BATCH, batch_size_of, refuse_no_parameters, refuse_options
+from ppvae.fitting.passes import Passes
 from ppvae.fitting.precision import precise
+from ppvae.fitting.processes import ALONE, join
 from ppvae.fitting.progress import Progress
-from ppvae.fitting.rows import Redraw, Rows
+from ppvae.fitting.rows import LOOKED_AT, Redraw, Rows
+from ppvae.fitting.together import refuse_unshared
 from ppvae.fitting.update import Update
-from ppvae.machine import device_of, own_generators
+from ppvae.machine import own_generators
 from ppvae.objectives import elbo
 from ppvae.pair import Pair
 
@@ -39,7 +42,8 @@ class Fit:
             (means over the epoch, where the objective has such terms), ``kl_weight`` or ``capacity`` (what a schedule
             stood at in the epoch's last step).
         stopped: why it ended: "epochs", or "held-out bound".
-        step: how a step ran: "staged", with "CUDA graph" or "inductor", or "eager" with the reason.
+        step: how a step ran: "staged", with "CUDA graph" or "inductor", or "eager" with the reason; and in how many
+            processes, of which none records CUDA graphs.
     """
 
     pair: Pair
@@ -75,13 +79,18 @@ def fit(
 ) -> Fit:
     """Maximise the mean of an objective over the rows, by Adam.
 
+    Started in several processes by ``torchrun --nproc-per-node=N script.py`` (each with the same script, data and options)
+    it is one fit: each process steps on its part of every batch, on a GPU of its own where there are GPUs, and the gradients
+    are added up. Batches, draws and so each step's bound are those of one process, up to rounding. The first process
+    writes the checkpoint and the progress line; any number of processes goes on from a checkpoint. Where one ends, all end.
+
     Args:
         pair: fitted in place, on ``device``.
         x: (N, D) array, tensor or DataFrame, NaN = missing; or a mapping by name, covariates included.
         mask: True = observed; as in `ppvae.door.enter`.
         objective: a bound per row in nats; see `ppvae.objectives`.
         epochs: passes over the rows.
-        batch_size: rows a step. The default shrinks to the data.
+        batch_size: rows a step, of all processes together. The default shrinks to the data.
         learning_rate: Adam's, at the start.
         device: "auto" takes a GPU where there is one.
         seed: of shuffling, of draws, and of what is held out. The global generators are left as they were.
@@ -100,7 +109,8 @@ def fit(
 
     Raises:
         Problem: data or a pair that `ppvae.check` refuses, an option out of range, a bound that is not finite
-            (the parameters from before that epoch are kept).
+            (the parameters from before that epoch are kept). In several processes also what would not be the fit of one:
+            a coupled objective (free bits), BatchNorm, dropout, draws whose numbers cannot be told apart by rows.
     """
     if not callable(objective):
         raise Problem(
@@ -113,33 +123,30 @@ def fit(
             f"a {type(pair).__name__} stands where a pair belongs", "another order of arguments", "fit(pair, x)"
         )
     refuse_options(epochs, batch_size, learning_rate, seed, clip, held_out, patience, schedule, compile, precision)
-    pair.to(device_of(device))
-    with own_generators(seed), precise(pair, precision):
+    processes, home = join(device)
+    pair.to(home)
+    with own_generators(seed), precise(pair, precision), processes.quiet():
         rows = Rows.enter(pair, x, mask, redraw, held_out)
         batch_size = batch_size_of(batch_size, len(rows.train))
-        model = nn.ModuleList([pair, *([objective] if isinstance(objective, nn.Module) else [])]).to(device_of(device))
+        model = nn.ModuleList([pair, *([objective] if isinstance(objective, nn.Module) else [])]).to(home)
         parameters = [p for p in model.parameters() if p.requires_grad]
         refuse_no_parameters(parameters)
+        of = _fingerprint(pair, objective, rows, locals())
+        processes.agree({**of, **{f"the shape of {name}": tuple(v.shape) for name, v in model.state_dict().items()}})
+        processes.copy(model)
         model.eval()
-        check(pair, rows.table.rows(rows.train[: max(2, min(16, batch_size))]), objective=objective)
+        few = rows.train[:LOOKED_AT]
+        check(pair, rows.table.rows(few[: max(2, batch_size)]), objective=objective)
+        refuse_unshared(pair, objective, model, parameters, rows.table.rows(few), processes)
         analytic = _analytic(objective, pair, rows)
-        update = Update(pair, objective, parameters, learning_rate, schedule, clip, compile)
-        steps = math.ceil(len(rows.train) / batch_size)
-
-        def one_epoch(epoch: int, update: Update | Watched, advance: Callable[[], None]) -> dict[str, Any]:
-            total = done = torch.zeros((), dtype=torch.float64, device=rows.train.device)
-            model.train()
-            for i, batch in enumerate(rows.batches(batch_size)):
-                done = torch.full_like(done, (epoch + i / steps) / epochs)
-                total = total + update(batch, done) * len(batch)  # stays on the device: no step waits for it
-                advance()
-            model.eval()
-            return _record([number / len(rows.train) for number in total.tolist()], update.step.names, objective, done)
+        update = Update(pair, objective, parameters, learning_rate, schedule, clip, compile, processes)
+        passes = Passes(model, rows, batch_size, epochs, processes)
 
         # last of all: where there is a file, it brings the generators' state along
-        run = Checkpoint(checkpoint, model, update.optimizer, _fingerprint(pair, objective, rows, locals()))
+        run = Checkpoint(checkpoint, model, update.optimizer, of, writes=processes.first)
+        processes.agree({"the number of epochs in the checkpoint": len(run.history)})
         result = Fit(pair, run.history)
-        with Progress(epochs, steps, run.history, show=progress) as bar:
+        with Progress(epochs, passes.steps, run.history, show=progress if processes.first else False) as bar:
             for epoch in range(len(run.history), epochs):
                 if patience is not None and epoch - run.best_epoch >= patience and run.history:
                     result.stopped = "held-out bound"
@@ -147,14 +154,15 @@ def fit(
                 before = Before(model, update.optimizer)
                 began = time.perf_counter()
                 try:
-                    found = one_epoch(epoch, update, bar.advance)
+                    means, done = passes.train(epoch, bar.advance, update)
+                    found = _record(means, update.names, objective, done)
                     if not math.isfinite(found["bound"]):
                         raise NotFinite(f"the bound became {found['bound']}")
                     if not torch.stack([p.isfinite().all() for p in parameters]).all():  # the next bound would show it
                         raise NotFinite("a parameter became infinite or NaN")
                 except (NotFinite, torch.linalg.LinAlgError) as error:
                     seen = str(error) if isinstance(error, NotFinite) else "a covariance became singular"
-                    again = partial(one_epoch, epoch, advance=lambda: None)
+                    again = partial(replace(passes, processes=ALONE).train, epoch, lambda: None)  # each on all rows
                     where = first_not_finite(before, update, pair, objective, rows, again)
                     raise not_finite(f"{seen} in epoch {epoch + 1}", where, rows) from error
                 except BaseException:  # Ctrl-C too: an epoch is done or it is not
@@ -162,12 +170,13 @@ def fit(
                     raise
                 record = {"epoch": epoch + 1, **found}
                 if len(rows.aside):
-                    record["held_out"] = _held_out_bound(objective, pair, rows, batch_size, seed)
+                    record["held_out"] = passes.held_out(objective, pair, seed)
                 record |= {
                     "seconds": time.perf_counter() - began,
                     "learning_rate": float(update.rate),
                     "analytic_kl": analytic,
                 }
+                record = processes.agreed(record)
                 run.write(record)
                 bar.report(record)
         if patience is not None:
@@ -183,13 +192,6 @@ def _record(means: list[float], names: tuple[str, ...], objective: Callable, don
     if terms:
         record |= {"likelihood": terms.pop("likelihood"), "kl": terms}
     return record | (objective.in_force(done) if hasattr(objective, "in_force") else {})
-
-
-def _held_out_bound(objective: Callable, pair: Pair, rows: Rows, size: int, seed: int) -> float:
-    """The mean bound of the rows set aside, with the same draws after every epoch."""
-    with own_generators(seed), torch.no_grad():
-        total = sum(objective(pair, rows.table.rows(index)).sum() for index in rows.aside.split(size))
-    return float(total) / len(rows.aside)
 
 
 def _analytic(objective: Callable, pair: Pair, rows: Rows) -> tuple[str, ...]:

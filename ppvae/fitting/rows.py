@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,37 +12,49 @@ from torch import Tensor
 from ppvae.checking import refuse_unfit
 from ppvae.door import Table, enter
 from ppvae.errors import Problem
+from ppvae.fitting.mapped import Mapped, in_files, rows_at_once
+from ppvae.fitting.parts import Part
+from ppvae.fitting.processes import ALONE, Processes
+from ppvae.fitting.redrawing import Redraw, observe
+from ppvae.fitting.streaming import Streamed, generators
+from ppvae.fitting.survey import refuse_unfit_rows, totals
 from ppvae.pair import Pair
 
-Redraw = Callable[[Tensor], Tensor]
+LOOKED_AT = 16  # rows to train on that a fit looks at before it begins, beside those set aside
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The data of one fit: which rows are trained on, which are set aside, and how a batch is observed."""
+    """The data of one fit: which rows are trained on, which are set aside, and how a batch is observed.
 
-    table: Table
+    Attributes:
+        table: the rows, x as it is observed once; in files where they were given so.
+        train, aside: sorted row numbers, on the device.
+        stored: the rows, x as it is stored; where nothing is redrawn that is ``table``.
+        redraw: observes x of each batch anew.
+    """
+
+    table: Table | Streamed
     train: Tensor
     aside: Tensor
-    stored: Tensor | None  # what `redraw` observes anew in each batch
+    stored: Table | Streamed
     redraw: Redraw | None
 
     @classmethod
     def enter(cls, pair: Pair, x: Any, mask: Any, redraw: Redraw | None, held_out: float) -> Rows:
-        entries, stored = dict(x) if isinstance(x, Mapping) else {"x": x}, None
-        if redraw is not None:
-            stored = torch.as_tensor(entries["x"]).to(next(pair.parameters()))
-            missing, stored = stored.isnan(), stored.nan_to_num()
-            try:
-                entries["x"] = torch.where(missing, torch.nan, redraw(stored))
-            except RuntimeError as error:  # torch.bernoulli of something that is no probability
-                raise Problem(
-                    f"redraw cannot observe x ({error})",
-                    "the stored values are no probabilities",
-                    "scale grey pixels to [0, 1]",
-                ) from error
-        table = enter(pair, entries, mask if isinstance(mask, Mapping) else {"x": mask})
-        refuse_unfit(pair, table)
+        """Bring the data of a fit in. What a `numpy.memmap` maps stays in its file (`ppvae.fitting.streaming`).
+
+        Raises:
+            Problem: what the door refuses, columns that cannot be fitted, a share of rows that is none or all.
+        """
+        entries = dict(x) if isinstance(x, Mapping) else {"x": x}
+        masks = dict(mask) if isinstance(mask, Mapping) else {"x": mask}
+        began = generators()
+        if in_files([*entries.values(), *masks.values()]):
+            table = stored = Streamed.open(pair, Mapped(entries, masks), redraw)
+            refuse_unfit_rows(pair, stored.survey, len(stored))
+        else:
+            table, stored = _in_memory(pair, entries, masks, redraw)
         order = torch.randperm(len(table), device=next(iter(table.values.values())).device)
         aside = round(held_out * len(table))
         if held_out and not 0 < aside < len(table):
@@ -51,18 +63,40 @@ class Rows:
                 "too few rows",
                 "a larger share, or more rows",
             )
-        return cls(table, order[aside:].sort().values, order[:aside].sort().values, stored, redraw)
+        train, aside = order[aside:].sort().values, order[:aside].sort().values
+        if redraw is not None and isinstance(stored, Streamed):
+            table = stored.observed_at(began, redraw, torch.cat([aside, train[:LOOKED_AT]]).sort().values)
+        return cls(table, train, aside, stored, redraw)
 
     def sums(self) -> dict[str, float]:
         """A number for each entry and mask, by which other data under the same path are found out."""
-        stored = {} if self.stored is None else {"x": self.stored}  # what was redrawn differs from fit to fit
-        values = {name: float(value.nansum()) for name, value in {**self.table.values, **stored}.items()}
-        return values | {f"mask of {name}": float(mask.sum()) for name, mask in self.table.masks.items()}
+        return self.stored.survey.sums if isinstance(self.stored, Streamed) else totals(self.stored)
 
-    def batches(self, size: int) -> Iterator[Table]:
+    def batches(self, size: int, processes: Processes = ALONE) -> Iterator[Table]:
+        """The rows to train on, in a new order; of several processes each gets its part of every batch. In memory they
+        are on the device, and nothing here waits for it."""
         order = self.train[torch.randperm(len(self.train), device=self.train.device)]
-        for index in order.split(size):
-            batch = self.table.rows(index)
+        parts = [(processes.share(len(index)), index) for index in order.split(size)]
+        own = [index[share.rows] for share, index in parts]
+        if isinstance(self.stored, Streamed):
+            batches = self.stored.batches(torch.cat(own), len(own[0]))  # only the last is smaller
+        else:
+            batches = map(self.stored.rows, own)
+        for (share, _), batch in zip(parts, batches, strict=True):
             if self.redraw is not None:
-                batch = replace(batch, values={**batch.values, "x": self.redraw(self.stored[index])})
-            yield batch
+                with processes.observing(share):
+                    batch = replace(batch, values={**batch.values, "x": self.redraw(batch.values["x"].nan_to_num())})
+            yield batch if processes.alone else Part(batch.values, batch.masks, batch.total, share)
+
+
+def _in_memory(
+    pair: Pair, entries: dict[str, Any], masks: dict[str, Any], redraw: Redraw | None
+) -> tuple[Table, Table]:
+    """The rows with x as observed, and as stored."""
+    if redraw is not None:
+        x = torch.atleast_1d(torch.as_tensor(entries["x"]).to(next(pair.parameters())))
+        size = rows_at_once([x.shape])
+        entries = {**entries, "x": torch.cat([observe(part, redraw) for part in x.split(size)])}
+    table = enter(pair, entries, masks)
+    refuse_unfit(pair, table)
+    return table, table if redraw is None else replace(table, values={**table.values, "x": x})

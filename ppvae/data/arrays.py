@@ -1,0 +1,36 @@
+"""Arrays in `.npy` files, mapped and not loaded: what is asked for is read, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ppvae.errors import Problem
+
+
+def read_array(path: str | Path) -> np.memmap:
+    """Map a `.npy` file of numbers, (N, D); rows of more than one dim, such as images, are flattened.
+
+    Raises:
+        Problem: no such file, something else in it, no rows of numbers.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise Problem(f"there is no file {path}", "a misspelt path", "the path of a .npy file") from None
+    except (OSError, ValueError, EOFError) as error:
+        cause = "a folder, a file of another kind under this name, one that was cut short, or Python objects in it"
+        raise Problem(f"{path} cannot be read: {error}", cause, "write it again: numpy.save(path, x)") from error
+    if not isinstance(array, np.memmap) or array.dtype.kind not in "fiub":
+        kind = array.dtype if isinstance(array, np.ndarray) else "several arrays"
+        raise Problem(
+            f"{path} holds {kind}", "rows of numbers are needed", "numpy.save(path, x) of one array of numbers"
+        )
+    if array.ndim < 2 or not array.flags.c_contiguous:
+        raise Problem(
+            f"{path} holds an array of shape {array.shape}{'' if array.ndim < 2 else ', column after column'}",
+            "data are rows first: (N, D), row after row in the file",
+            "numpy.save(path, numpy.ascontiguousarray(x)) of x with two dims",
+        )
+    return array.reshape(len(array), -1)

@@ -1,0 +1,74 @@
+"""One pass over the rows of a fit: over those that are trained on, and over those that are set aside."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ppvae.fitting.diagnosis import Watched
+from ppvae.fitting.parts import Own
+from ppvae.fitting.processes import Processes
+from ppvae.fitting.rows import Rows
+from ppvae.fitting.update import Update
+from ppvae.machine import own_generators
+from ppvae.pair import Pair
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Passes over the rows.
+
+    Attributes:
+        model: all modules that are fitted.
+        rows: the data.
+        batch_size: rows a step, of all processes together.
+        epochs: passes in all.
+        processes: those that go over the rows together.
+    """
+
+    model: nn.Module
+    rows: Rows
+    batch_size: int
+    epochs: int
+    processes: Processes
+
+    @property
+    def steps(self) -> int:
+        return math.ceil(len(self.rows.train) / self.batch_size)
+
+    def train(self, epoch: int, advance: Callable[[], None], update: Update | Watched) -> tuple[list[float], Tensor]:
+        """Update on every row once.
+
+        Args:
+            epoch: passes that lie behind.
+            advance: called after each step.
+            update: what is done with a batch.
+
+        Returns:
+            The means over the rows of the numbers that ``update`` gives, and the share of the training that lay behind
+            the last step.
+        """
+        count = len(self.rows.train)
+        total = done = torch.zeros((), dtype=torch.float64, device=self.rows.train.device)
+        self.model.train()
+        for i, batch in enumerate(self.rows.batches(self.batch_size, self.processes)):
+            done = torch.full_like(done, (epoch + i / self.steps) / self.epochs)
+            size = min(self.batch_size, count - i * self.batch_size)
+            total = total + update(batch, done) * size  # stays on the device: no step waits for it
+            advance()
+        self.model.eval()
+        return [number / count for number in total.tolist()], done
+
+    def held_out(self, objective: Callable, pair: Pair, seed: int) -> float:
+        """The mean bound of the rows set aside, with the same draws after every epoch."""
+        aside, total = self.rows.aside, 0
+        with own_generators(seed), torch.no_grad():
+            for index in aside.split(self.batch_size):
+                share = self.processes.share(len(index))
+                bound = objective if self.processes.alone else Own(objective, share, self.processes)
+                total = total + bound(pair, self.rows.table.rows(index[share.rows]))[: share.count].sum()
+        return float(self.processes.add(total)) / len(aside)
