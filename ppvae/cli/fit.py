@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ import typer
 import ppvae
 from ppvae.catalogue import maker
 from ppvae.cli.evaluate import Particles, Rows, score
+from ppvae.cli.processes import in_processes
 from ppvae.cli.shared import Device, Figures, Force, Json, Seed, Source, console, errors, refuse_existing, source
 from ppvae.errors import Problem
 
@@ -32,12 +34,19 @@ def fit(
         int | None, typer.Option(min=1, help="Particles of the objective; default 1 for elbo, 5 for iw_elbo.")
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training rows.")] = 100,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows a step.")] = 128,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows a step, of all processes together.")] = 128,
     learning_rate: Annotated[float, typer.Option(help="Adam's, at the start; it falls to 0 along a cosine.")] = 1e-3,
     held_out: Annotated[float, typer.Option(help="Share of the training rows set aside to watch.")] = 0.0,
     patience: Annotated[
         int | None, typer.Option(help="Stop after so many epochs without a better held-out bound.")
     ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Fit in so many processes, each with its share of the threads, or a GPU.")
+    ] = 1,
+    compile: Annotated[
+        str, typer.Option(help="auto (stage the step), inductor (fuse it too; needs a C++ compiler), or off.")
+    ] = "auto",
+    precision: Annotated[str, typer.Option(help="Of products: float32, tf32 or bf16.")] = "float32",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where the pair is saved; default PAIR-DATA.pt.")
     ] = None,
@@ -52,9 +61,11 @@ def fit(
     arguments = {k: str(v) if isinstance(v, Path) else v for k, v in locals().items()}
     figures = Figures("fit", arguments, json)
     maker(pair)  # an unknown name is refused before anything is read
-    rows_of = source(data)
     output = output or Path(f"{pair}-{Path(data).stem}.pt")
     refuse_existing(output, force)
+    if processes > 1 and "RANK" not in os.environ:
+        raise typer.Exit(in_processes(processes, device))
+    rows_of = source(data)
     checkpoint = output.with_name(output.name + ".ckpt")
     if force:
         checkpoint.unlink(missing_ok=True)
@@ -75,6 +86,8 @@ def fit(
             patience=patience,
             seed=seed,
             device=device,
+            compile=compile,
+            precision=precision,
             checkpoint=checkpoint,
             redraw=rows_of.redraw,
             progress=True,
@@ -87,6 +100,9 @@ def fit(
         )
         raise typer.Exit(130) from None
     seconds = time.perf_counter() - began
+    if os.environ.get("RANK", "0") != "0":
+        return
+    torch.set_num_threads(torch.get_num_threads() * processes)  # the others have ended
     ppvae.save(made, output, data=data)
     checkpoint.unlink(missing_ok=True)
     bound = result.history[-1]["bound"]
