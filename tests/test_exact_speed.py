@@ -83,6 +83,17 @@ def test_every_way_agrees_with_the_dense_gaussian(D, K, kind, chunked, monkeypat
         assert q.mean.requires_grad == watched
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("K", [3, 21])
+def test_a_guides_posterior_has_the_same_bits_differentiated_or_not(K, kind, monkeypatch):
+    """A staged step is compared with an eager one, and an objective may hold the guide's parameters fixed."""
+    few_at_a_time(monkeypatch)
+    (W, *rest), (mask, _) = story(8, K), masks(kind, 8)
+    for infer in (exact.posterior, exact.mean_field):
+        plain, watched = infer(W, *rest, mask), infer(W.clone().requires_grad_(), *rest, mask)
+        assert torch.equal(plain.mean, watched.mean) and torch.equal(plain.variance, watched.variance)
+
+
 @pytest.mark.parametrize("kind", ["own", "groups", "rows"])
 @pytest.mark.parametrize("K", [3, 21])
 def test_rows_that_observe_nothing_have_the_prior_and_no_evidence(K, kind):

@@ -73,16 +73,18 @@ class Chunk:
 
 
 def factorised(
-    W: Tensor, loc: Tensor, scale: Tensor, x: Tensor, mask: Tensor | None, *, group: bool = False
+    W: Tensor, loc: Tensor, scale: Tensor, x: Tensor, mask: Tensor | None, *, solved: bool = False
 ) -> Iterator[Chunk]:
     r"""Walk through the rows, their precisions :math:`I + \sum_j m_{nj} \psi_j^{-1} w_j w_j^\top` factorised.
 
-    Rows share factorisations where all observe everything, where a mask is by row, and, with `group`, where
-    `ppvae.exact.patterns.repeated` finds patterns that rows share. It reads values, and is not asked while something is
-    staged or differentiated.
+    Rows share factorisations where all observe everything, and where a mask is by row. With `solved`, also where
+    `ppvae.exact.patterns.repeated` finds patterns that rows share, and few latents are eliminated instead of factorised. That
+    reads values and rounds otherwise, and is not done while something is staged or differentiated: a guide's posterior
+    takes the same way always, so that a staged step gives its bits.
 
     Args:
         W, loc, scale, x, mask: as `ppvae.exact.linear_gaussian.checked` gives them.
+        solved: only `Chunk.solved` is wanted, no factors.
     """
     given = [W, loc, scale, x]
     plain = len({t.dtype for t in given}) == 1 and unwatched(*given, *([] if mask is None else [mask]))
@@ -110,11 +112,11 @@ def factorised(
     precisions, groups = Precisions(A, weight, entry), None
     if mask.shape[-1] == 1:
         groups = by_row(mask, D)
-    elif group and plain:
+    elif solved and plain:
         groups = repeated(mask, most=linear_gaussian.CHUNK_BYTES // (size * K**2))
     parts = zip(x.split(rows), (Seen(pattern, weight, plain) for pattern in mask.split(rows)), strict=True)
     if groups is None:
-        yield from (chunk(part, seen, _own(precisions, seen, few, plain and K <= SMALL)) for part, seen in parts)
+        yield from (chunk(part, seen, _own(precisions, seen, few, solved and plain and K <= SMALL)) for part, seen in parts)
         return
     patterns, which = groups
     table = Table(precisions, patterns * weight, few, crowded=plain and len(patterns) * CROWD <= rows)

@@ -90,7 +90,7 @@ def log_evidence(W: Tensor, loc: Tensor, scale: Tensor, x: Tensor, mask: Tensor 
         (N,); exactly 0 for a row of which nothing is observed.
     """
     scale, mask = checked(W, loc, scale, x, mask)
-    parts = ((_log_evidence(W, chunk),) for chunk in factorised(W, loc, scale, x, mask, group=True))
+    parts = ((_log_evidence(W, chunk),) for chunk in factorised(W, loc, scale, x, mask, solved=True))
     return joined(parts, len(x))[0]
 
 
@@ -113,7 +113,7 @@ def impute_mean(W: Tensor, loc: Tensor, scale: Tensor, x: Tensor, mask: Tensor |
     scale, mask = checked(W, loc, scale, x, mask)
     if mask is None:
         return x.clone()
-    parts = ((_impute_mean(W, loc, chunk),) for chunk in factorised(W, loc, scale, x, mask, group=True))
+    parts = ((_impute_mean(W, loc, chunk),) for chunk in factorised(W, loc, scale, x, mask, solved=True))
     return joined(parts, len(x))[0]
 
 
