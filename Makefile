@@ -19,9 +19,8 @@ lint: $(VENV)/ready
 	$(BIN)/ruff check .
 
 bench: $(VENV)/ready
-	$(BIN)/python benchmarks/training_step.py
-	$(BIN)/python benchmarks/imputation.py
-	$(BIN)/python benchmarks/estimators.py
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/ppvae bench --json bench.json
 
 docs: $(VENV)/ready
 	$(BIN)/python docs/catalogue.py > docs/catalogue.md

@@ -1,4 +1,4 @@
-"""The command line: ``ppvae demo | list | info | fit | evaluate | impute | reproduce``."""
+"""The command line: ``ppvae demo | list | info | fit | evaluate | impute | reproduce | bench``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import warnings
 
 import typer
 
+from ppvae.cli.bench import bench
 from ppvae.cli.demo import demo
 from ppvae.cli.evaluate import evaluate
 from ppvae.cli.fit import fit
@@ -29,6 +30,7 @@ app.command()(fit)
 app.command()(evaluate)
 app.command()(impute)
 app.command()(reproduce)
+app.command()(bench)
 
 
 def main() -> None:
