@@ -248,6 +248,7 @@ SMALL = {
     "imputation": {"rows": 200, "looped": 20, "features": 6, "latents": 2},
     "estimators": {"rows": 50, "features": 16, "hidden": 8},
     "data": {"rows": 300, "features": 16},
+    "processes": {"steps": {8: 2}},
 }
 
 
@@ -261,7 +262,7 @@ def quick(monkeypatch):
     monkeypatch.setitem(sys.modules, "numpyro", None)
 
 
-LONG = {"data"}  # fits, several times over
+LONG = {"data", "processes"}  # fits, several times over
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,18 @@ from ppvae.errors import Problem
 
 __all__ = ["CASES", "Bench", "Record", "module"]
 
-CASES = ("training", "weighted", "stories", "evidence", "first_step", "exact", "imputation", "estimators", "data")
+CASES = (
+    "training",
+    "weighted",
+    "stories",
+    "evidence",
+    "first_step",
+    "exact",
+    "imputation",
+    "estimators",
+    "data",
+    "processes",
+)
 
 
 def module(name: str) -> ModuleType:

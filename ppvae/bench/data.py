@@ -3,14 +3,10 @@
 `ppvae.fit` of the 784-400-20 pair ``vae`` to rows of float32 bits, once from an array and once from a `numpy.memmap`, round by
 round in random order; each fit has two epochs, and the second counts. The file is new, so the page cache of the system holds
 it: what is measured is the gathering of rows, not the disk.
-
-    python -m ppvae.bench.data --threads 2 --rounds 5
 """
 
 from __future__ import annotations
 
-import argparse
-import os
 import random
 import statistics
 import tempfile
@@ -21,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 import ppvae
 from ppvae.bench.run import Bench, Record
@@ -119,26 +114,3 @@ def _waiting() -> Iterator[list[float]]:
         yield waited
     finally:
         Rows.batches = batches
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m ppvae.bench.data", description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--rows", type=int, default=60_000)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    bench = Bench(given.rounds, torch.device("cuda" if torch.cuda.is_available() else "cpu"), say=print)
-    for records in case(bench, given.rows):
-        print(f"{records[0].setting}; {given.rounds} rounds, {given.threads} threads, load {os.getloadavg()}")
-        for record in records:
-            cells = (
-                f"{name} {value:.3f} ({record.figures[f'{name}_low']:.3f} to {record.figures[f'{name}_high']:.3f})"
-                for name, value in record.figures.items()
-                if not name.endswith(("_low", "_high"))
-            )
-            print(f"  {record.variant:10}", "  ".join(cells))
-
-
-if __name__ == "__main__":
-    main()

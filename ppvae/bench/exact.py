@@ -8,13 +8,10 @@ share four patterns, or have no gaps.
 
 Where all rows would take long, some are timed and the time is multiplied: the setting says so. ``peak_MiB`` is by how much
 the process grew in a call, the answer included.
-
-    python -m ppvae.bench.exact
 """
 
 from __future__ import annotations
 
-import os
 import random
 import statistics
 import time
@@ -150,22 +147,3 @@ def peak(run: Run) -> float | None:
 
 def _high_water(status: Path) -> int:
     return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-
-
-def main() -> None:
-    """Print all records."""
-    print(f"{torch.get_num_threads()} threads; load {os.getloadavg()[0]:.1f}; ratios to: {FLOOR}")
-    began = time.perf_counter()
-    for records in case(Bench()):
-        print(f"\n{records[0].setting}")
-        for _, name, f in records:
-            print(
-                f"  {name:36s} {f['ratio']:7.2f} ({f['ratio_low']:.2f} to {f['ratio_high']:.2f})"
-                f"  {f['us_per_row']:9.2f} us a row  {f['ms']:9.1f} ms  + {f['peak_MiB'] or 0:.0f} MiB",
-                flush=True,
-            )
-    print(f"\n{time.perf_counter() - began:.0f} s; load {os.getloadavg()[0]:.1f}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,12 +1,9 @@
 """A step of two processes with one thread each, beside a step of one process with one thread and with two.
 
-    python -m ppvae.bench.processes [ROUNDS]
-
 The step is a VAE's, 784-400-20, on 512 and on 4,096 rows of random bits, in float32. Both processes live throughout. In a
 round the first steps alone with one thread, alone with two, and both step together, in a random order, while the other
-waits; so all three meet the same machine. The figures are medians over rounds of paired ratios, with the quartiles. Beside
-them stands what the sum over the processes takes by itself, and the largest difference of the bound between together and
-alone, over 24 steps in float64.
+waits; so all three meet the same machine. Beside them stands what the sum over the processes takes by itself, and the largest
+difference of the bound between together and alone, over 24 steps in float64. Always on the CPU.
 """
 
 from __future__ import annotations
@@ -14,9 +11,10 @@ from __future__ import annotations
 import json
 import os
 import random
-import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -24,42 +22,50 @@ from torch import Tensor
 from torch.multiprocessing import spawn
 
 import ppvae
-from ppvae.bench.harness import paired, spread
-from ppvae.bench.machine import load, machine
+from ppvae.bench.harness import figures
+from ppvae.bench.run import Bench, Record
 from ppvae.door import Table, enter
 from ppvae.fitting.parts import Part
 from ppvae.fitting.processes import ALONE, Processes, join, meeting
 from ppvae.fitting.update import Update
 
+SECONDS = 45
 COUNT, FEATURES, HIDDEN, LATENTS = 2, 784, 400, 20
-STEPS = {512: 20, 4096: 3}  # of each way in a round
+STEPS = {512: 20, 4096: 3}  # of each way in a round, by rows
 WARM_UP = 5  # steps until a shape is staged and compared with the eager step
 ONE, TWO, TOGETHER = "one process, 1 thread", "one process, 2 threads", "two processes, 1 thread each"
 
 
-def main(rounds: int = 15) -> None:
-    """Start the processes, and wait for them."""
+def case(bench: Bench, steps: Mapping[int, int] = STEPS) -> Iterator[list[Record]]:
+    """Time steps on so many rows, so often in a round each; one process with two threads is the reference."""
+    bench.say("starting two processes")
     store, told = meeting(COUNT)
-    os.environ |= told
-    spawn(_work, (rounds,), COUNT)
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "found.json"
+        spawn(_work, (told, bench.rounds or 15, dict(steps), found), COUNT)
+        taken, differs = json.loads(found.read_text())
     del store  # it serves until here
+    for rows, times in taken.items():
+        setting = f"batch {rows}, on the CPU"
+        yield [
+            Record(setting, name, figures(values, times[TWO]) | {"peak_MiB": None}) for name, values in times.items()
+        ]
+    setting = "the bound, together and alone, 24 steps in float64"
+    yield [Record(setting, "largest difference", {"nats_per_row": differs})]
 
 
-def _work(rank: int, rounds: int) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+def _work(rank: int, told: dict[str, str], rounds: int, steps: dict[int, int], found: Path) -> None:
+    os.environ |= {**told, "RANK": str(rank), "LOCAL_RANK": str(rank)}
     torch.set_num_threads(1)
     processes, _ = join("cpu")
-    if processes.first:
-        print(json.dumps(machine() | {"load": load()}))
-    for rows, steps in STEPS.items():
-        _compare(processes, rows, steps, rounds)
+    taken = {rows: _compare(processes, rows, many, rounds) for rows, many in steps.items()}
     differs = _difference(processes)
     if processes.first:
-        print(f"largest difference of the bound, together and alone, 24 steps in float64: {differs:.1e} nats per row")
-        print(f"load at the end: {load()}")
+        found.write_text(json.dumps([taken, differs]))
 
 
-def _compare(processes: Processes, rows: int, steps: int, rounds: int) -> None:
+def _compare(processes: Processes, rows: int, steps: int, rounds: int) -> dict[str, list[float]]:
+    """Milliseconds a step, round by round; none in the second process."""
     table = _bits(rows, torch.float32)
     alone, together = _stepper(table, ALONE, torch.float32), _stepper(table, processes, torch.float32)
     gradients = torch.zeros(sum(p.numel() for p in ppvae.make("vae", FEATURES, LATENTS, hidden=(HIDDEN,)).parameters()))
@@ -82,8 +88,7 @@ def _compare(processes: Processes, rows: int, steps: int, rounds: int) -> None:
                 if round >= 0:
                     taken[name].append(took)
             dist.barrier()
-    if processes.first:
-        _say(rows, taken)
+    return taken
 
 
 def _milliseconds(step: Callable[[], object], steps: int) -> float:
@@ -92,14 +97,6 @@ def _milliseconds(step: Callable[[], object], steps: int) -> float:
     for _ in range(steps):
         step()
     return 1e3 * (time.perf_counter() - began) / steps
-
-
-def _say(rows: int, taken: dict[str, list[float]]) -> None:
-    print(f"batch {rows}")
-    for name, values in taken.items():
-        ratios = [paired(taken[reference], values) for reference in (ONE, TWO)]
-        faster = ", ".join(f"{r.median:.2f} ({r.low:.2f} to {r.high:.2f})" for r in ratios)
-        print(f"  {name:30} {spread(values).median:8.2f} ms; times as fast as one process with 1, 2 threads: {faster}")
 
 
 def _difference(processes: Processes) -> float:
@@ -129,7 +126,3 @@ def _bits(rows: int, dtype: torch.dtype) -> Table:
     torch.manual_seed(1)
     x = (torch.rand(rows, FEATURES) < 0.3).to(dtype)
     return enter(ppvae.make("vae", FEATURES, LATENTS, hidden=(HIDDEN,)).to(dtype), x)
-
-
-if __name__ == "__main__":
-    main(*map(int, sys.argv[1:2]))
