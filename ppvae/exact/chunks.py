@@ -116,7 +116,9 @@ def factorised(
         groups = repeated(mask, most=linear_gaussian.CHUNK_BYTES // (size * K**2))
     parts = zip(x.split(rows), (Seen(pattern, weight, plain) for pattern in mask.split(rows)), strict=True)
     if groups is None:
-        yield from (chunk(part, seen, _own(precisions, seen, few, solved and plain and K <= SMALL)) for part, seen in parts)
+        yield from (
+            chunk(part, seen, _own(precisions, seen, few, solved and plain and K <= SMALL)) for part, seen in parts
+        )
         return
     patterns, which = groups
     table = Table(precisions, patterns * weight, few, crowded=plain and len(patterns) * CROWD <= rows)
