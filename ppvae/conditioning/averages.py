@@ -24,33 +24,32 @@ def effective(log_weights: Tensor) -> Tensor:
     return w.sum(0).square() / w.square().sum(0)
 
 
+def summed(values: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Values (P, n, D) with log-weights (P, n) as one: their mean (1, n, D), and the log of their weight (1, n)."""
+    top = log_weights.amax(0, keepdim=True)
+    share = (log_weights - top).exp()
+    total = share.sum(0, keepdim=True)
+    return torch.einsum("pn,pnd->nd", share, values)[None] / total[..., None], top + total.log()
+
+
 def weighted_mean(blocks: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     """The mean of values (P, n, D) under their log-weights (P, n), (n, D)."""
-    top, total, mean = None, 0.0, 0.0
-    for values, weights in blocks:
-        peak = weights.amax(0) if top is None else torch.maximum(top, weights.amax(0))
-        shrink = 1.0 if top is None else (top - peak).exp()
-        share = (weights - peak).exp()
-        total = total * shrink + share.sum(0)
-        mean = (mean * shrink[:, None] if top is not None else 0.0) + torch.einsum("pn,pnd->nd", share, values)
-        top = peak
-    return mean / total[:, None]
+    means, weights = zip(*(summed(*block) for block in blocks), strict=True)
+    return summed(torch.cat(means), torch.cat(weights))[0][0]
 
 
 def expectation(likelihood: Any) -> Tensor:
-    """E[x | z] of a site's distribution.
-
-    Raises:
-        Problem: it has no mean.
-    """
+    """E[x | z] of a site's distribution; NaN, or a Problem, where there is none."""
     try:
-        mean = likelihood.mean
+        return likelihood.mean
     except NotImplementedError:
-        mean = None
-    if mean is None or mean.isnan().any():
-        raise Problem(
-            f"the likelihood {type(likelihood).__name__} has no mean",
-            "classes have no average, and some densities none",
-            "impute(draws=…) draws complete rows",
-        )
-    return mean
+        raise no_mean(likelihood) from None
+
+
+def no_mean(likelihood: Any) -> Problem:
+    """What a likelihood without a mean meets."""
+    return Problem(
+        f"the likelihood {type(likelihood).__name__} has no mean",
+        "classes have no average, and some densities none",
+        "impute(draws=…) draws complete rows",
+    )

@@ -22,6 +22,13 @@ def story(pair: Pair, rows: Table, latents: dict[str, Tensor], draws: int) -> di
     return _run(poutine.condition(pair.model, data=latents), rows, given, draws).nodes["x"]
 
 
+def lifted(site: dict[str, Any]) -> Tensor:
+    """A latent's value with its three batch dims: (P, n, 1) + event, (P, 1, 1) + event outside the data plate; without
+    particles P = 1."""
+    value = site["value"]
+    return value[(None,) * (-PARTICLE_DIM + site["fn"].event_dim - value.dim())]
+
+
 def prior(pair: Pair, rows: Table, draws: int) -> dict[str, Tensor]:
     """The story's own draws, of its latents (S, n, 1) + event and of x (S, n, D), at the rows' covariates."""
     sites = pair.sites(rows.values)

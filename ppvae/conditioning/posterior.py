@@ -7,7 +7,6 @@ draw. `Posterior.gibbs` gives Markov chains instead. Rows and particles go in bl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ppvae.conditioning import export
-from ppvae.conditioning.averages import effective, expectation, log_mean_exp, weighted_mean
+from ppvae.conditioning.averages import effective, expectation, log_mean_exp, no_mean, summed, weighted_mean
 from ppvae.conditioning.blocks import Blocks
-from ppvae.conditioning.completion import completed, prior, put_back, score, story
+from ppvae.conditioning.completion import completed, lifted, prior, put_back, score, story
 from ppvae.conditioning.gibbs import Chain, chain, refuse_settings, together
 from ppvae.door import Table, enter
 from ppvae.errors import Problem, refuse_count
@@ -101,13 +100,8 @@ class Posterior(Blocks):
         """
         refuse_count("draws", draws)
         with self.evaluating():
-            return torch.cat(
-                [
-                    completed(self.pair, rows, self._resampled(rows, draws, particles), draws)
-                    for rows in self.row_blocks(self._pool(draws, particles))
-                ],
-                1,
-            )
+            blocks = self.row_blocks(self._pool(draws, particles))
+            return torch.cat([self._completed(rows, draws, particles) for rows in blocks], 1)
 
     def gibbs(self, draws: int = 25, burn_in: int = 100, gap: int = 10, metropolis: bool = True) -> Chain:
         r"""Draw latents and complete rows from p(z, x_m | x_o) by one Markov chain a row (`ppvae.conditioning.gibbs`).
@@ -169,7 +163,7 @@ class Posterior(Blocks):
 
     def log_weights(self, rows: Table, particles: int) -> Tensor:
         """log p(x_o, z) - log q(z) of draws of the guide for a block of the rows, (P, n)."""
-        return weights_of(run(self.pair, rows, particles))
+        return self.block(self._weights, rows, particles)[0]
 
     def to_datatree(self, draws: int = 100) -> Any:
         """Put draws into an xarray.DataTree whose groups are named as ArviZ names them.
@@ -220,24 +214,46 @@ class Posterior(Blocks):
 
     # --- one block ------------------------------------------------------------------------------------
 
+    @property
+    def _unweighted(self) -> bool:
+        """Whether the guide's draws stand as they are: they are the posterior's, or have no weight of a row."""
+        return self.pair.exact or bool(self.global_latents)
+
     def _pool(self, draws: int, particles: int | None) -> int:
-        if self.pair.exact or self.global_latents:  # a global latent has no weight of a row
+        if self._unweighted:
             return draws
         if particles is not None:
             refuse_count("particles", particles)
         return max(100, 10 * draws) if particles is None else max(particles, draws)
 
+    def _weights(self, rows: Table, particles: int) -> list[Tensor]:
+        return [weights_of(run(self.pair, rows, particles))]
+
     def _resampled(self, rows: Table, draws: int, particles: int | None) -> dict[str, Tensor]:
         """Each latent of the rows, (S, n, 1) + event, a global one (S, 1, 1) + event."""
-        pool = self._pool(draws, particles)
-        traces = run(self.pair, rows, pool, enumerate=False)
-        latents = {**dict(traces.drawn()), **{n: s for n, s in traces.left() if n != "x"}}
-        values = {name: site["value"] if pool > 1 else site["value"][None] for name, site in latents.items()}
-        if self.pair.exact or self.global_latents:
+        parts = [self.block(self._drawn, rows, part) for part in self.parts(self._pool(draws, particles))]
+        weights, *found = (torch.cat(part) for part in zip(*parts, strict=True))
+        values = dict(zip(self._names, found, strict=True))
+        if self._unweighted:
             return values
-        chosen = torch.multinomial(weights_of(traces).T.softmax(1), draws, replacement=True).T  # (S, n)
+        chosen = torch.multinomial(weights.T.softmax(1), draws, replacement=True).T  # (S, n)
         each = torch.arange(len(rows), device=chosen.device)
         return {name: value[chosen, each] for name, value in values.items()}
+
+    def _drawn(self, rows: Table, particles: int) -> list[Tensor]:
+        """The log-weights (P, n) of draws, zeros where none are asked for, and each latent, (P, n, 1) + event."""
+        traces = run(self.pair, rows, particles, enumerate=False)
+        latents = {**dict(traces.drawn()), **{n: s for n, s in traces.left() if n != "x"}}
+        self._names = list(latents)
+        values = [lifted(site) for site in latents.values()]
+        x = next(iter(rows.values.values()))
+        return [x.new_zeros(particles, len(rows)) if self._unweighted else weights_of(traces), *values]
+
+    def _completed(self, rows: Table, draws: int, particles: int | None) -> Tensor:
+        def complete(rows: Table, draws: int) -> list[Tensor]:
+            return [completed(self.pair, rows, self._resampled(rows, draws, particles), draws)]
+
+        return self.in_halves(complete, rows, draws)[0]
 
     def _start(self) -> tuple[Tensor, dict[str, Tensor]]:
         """One complete row each, (N, D), and its latents, (N, 1) + event."""
@@ -255,11 +271,14 @@ class Posterior(Blocks):
         return torch.cat([part[name] for part in parts], 1).squeeze(2)
 
     def _mean(self, rows: Table, blocks: list[int]) -> Tensor:
-        def parts() -> Iterator[tuple[Tensor, Tensor]]:
-            for block in blocks:
-                traces = run(self.pair, rows, block, enumerate=False)
-                values = expectation(traces.model.nodes["x"]["fn"]).expand(block, len(rows), -1)  # (P, n, D)
-                weights = torch.zeros(block, len(rows)) if self.global_latents else weights_of(traces)
-                yield values, weights.to(values)
+        parts = [self.block(self._expected, rows, block) for block in blocks]
+        if any(means.isnan().any() and not weights.isnan().any() for means, weights in parts):
+            raise no_mean(self.pair.sites()["x"]["fn"])
+        return put_back(rows, weighted_mean(parts))
 
-        return put_back(rows, weighted_mean(parts()))
+    def _expected(self, rows: Table, particles: int) -> list[Tensor]:
+        """E[x | z] of draws under their weights, (1, n, D), and the log of all their weight, (1, n)."""
+        traces = run(self.pair, rows, particles, enumerate=False)
+        values = expectation(traces.model.nodes["x"]["fn"]).expand(particles, len(rows), -1)
+        weights = values.new_zeros(values.shape[:2]) if self.global_latents else weights_of(traces)
+        return list(summed(values, weights.to(values)))

@@ -42,6 +42,7 @@ class _Placing:
         self.arena, self.module = arena, module
         self.aliases = Aliases(module.graph)
         self.free = list(arena.blocks)
+        self.dying: set[Node] = set()  # roots that are read for the last time here
         self.taken: dict[Node, list[Tensor]] = {}  # by root, the blocks it stands in
         self.static: dict[Node, Tensor | list[Tensor]] = {}  # values whose memory is known now
 
@@ -49,8 +50,9 @@ class _Placing:
         nodes = list(self.module.graph.nodes)
         last = self._last_uses(nodes)
         for i, node in enumerate(nodes):
+            self.dying = set(last.get(i, ()))
             self._place(node)
-            for root in last.get(i, ()):
+            for root in self.dying:
                 self.free += self.taken.pop(root, [])
 
     def _last_uses(self, nodes: list[Node]) -> dict[int, list[Node]]:
@@ -98,12 +100,27 @@ class _Placing:
         stand_ins = [stand_ins] if isinstance(stand_ins, Tensor) else stand_ins
         if variant is None or not stand_ins or not all(isinstance(s, Tensor) and dense(s) for s in stand_ins):
             return
-        places = [self._take(node, stand_in) for stand_in in stand_ins]
+        place = self._over(node, op, stand_ins)
+        places = [self._take(node, stand_in) for stand_in in stand_ins] if place is None else [place]
         graph = self.module.graph
         with graph.inserting_before(node):
             held = [hold(self.module, place) for place in places]
             graph.call_function(variant, node.args, {**node.kwargs, **dict(zip(_outs(variant), held, strict=True))})
         self._hold(node, places if len(places) > 1 else places[0])
+
+    def _over(self, node: Node, op: OpOverload, results: list[Tensor]) -> Tensor | None:
+        """The place of an argument that is read here for the last time, entry by entry: the result may stand over it."""
+        if torch.Tag.pointwise not in op.tags or len(results) > 1:
+            return None
+        for argument in node.all_input_nodes:
+            place, owner = self.static.get(argument), self._owner(argument)
+            if not isinstance(place, Tensor) or owner not in self.dying or owner not in self.taken:
+                continue
+            others = [self.static.get(n) for n in node.all_input_nodes if self._owner(n) is owner]
+            if all(_same_place(other, place) for other in others) and _same_layout(place, results[0]):
+                self.taken[node] = self.taken.pop(owner)
+                return place
+        return None
 
     def _hold(self, node: Node, value: Tensor | list[Tensor]) -> None:
         """Put a tensor that is known in a node's place."""
@@ -162,3 +179,11 @@ def dense(like: Tensor | None) -> bool:
         return False
     reach = 1 + sum((size - 1) * stride for size, stride in zip(like.shape, like.stride(), strict=True))
     return reach == like.numel()
+
+
+def _same_layout(a: Tensor, b: Tensor) -> bool:
+    return (a.shape, a.stride(), a.dtype) == (b.shape, b.stride(), b.dtype)
+
+
+def _same_place(a: Tensor | list[Tensor] | None, b: Tensor) -> bool:
+    return isinstance(a, Tensor) and a.data_ptr() == b.data_ptr() and _same_layout(a, b)

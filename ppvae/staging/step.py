@@ -151,7 +151,7 @@ class Step:
         for buffer, value in zip(self.call.buffers(), kept, strict=True):
             buffer.copy_(value)
         eager = self._eager(batch, tensors[-1])
-        same = _close if self.inductor or devices else torch.equal
+        same = close if self.inductor or devices else torch.equal
         if not all(map(same, [*staged[0], *staged[1]], [*eager[0], *eager[1]])):
             self._fall_back(
                 "the staged step differs from the eager one: something that changes between steps is not a tensor"
@@ -203,6 +203,7 @@ def _gradients(bound: Tensor, parameters: list[Tensor]) -> list[Tensor]:
     return gradients
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
+def close(a: Tensor, b: Tensor) -> bool:
+    """Whether b is a, up to `ROUNDING`."""
     most = ROUNDING.get(b.dtype, 1e-3) * float(b.abs().max()) if b.numel() else 0.0
     return a.shape == b.shape and torch.allclose(a, b, rtol=0.0, atol=most, equal_nan=True)
