@@ -16,6 +16,7 @@ from ppvae.fitting import precision
 from ppvae.fitting.update import Update
 from ppvae.staging import captured
 from ppvae.staging.arena import Arena
+from ppvae.staging.draws import Draws
 from ppvae.staging.graph import stage
 from ppvae.staging.step import Step
 from ppvae.tracing.traces import log_prob, run
@@ -109,6 +110,43 @@ def test_a_staged_program_gives_the_same_bits_on_other_inputs(seed):
             found = graph(*inputs)
             assert same_bits(found, expected)
             assert torch.equal(torch.get_rng_state(), after)  # the next draw is the same one too
+
+
+@pytest.mark.parametrize("seed", range(40, 60, 10))
+def test_draws_on_the_same_inputs_have_the_bits_of_the_whole(seed):
+    """Twenty random programs in two parts, of which the first runs once."""
+    arena, programs = Arena(), [program(s) for s in range(seed, seed + 10)]
+    graphs = [Draws(one, [torch.zeros(4, 4), torch.zeros(4, 4)], arena) for one in programs]
+    fewer = 0
+    for one, graph in zip(programs, graphs, strict=True):
+        inputs = [torch.randn(4, 4), torch.randn(4, 4)]
+        fixed = graph.fixed(*inputs)
+        for turn in range(3):
+            torch.manual_seed(turn)
+            expected, after = one(*inputs), torch.get_rng_state()
+            torch.manual_seed(turn)
+            assert same_bits(graph.drawn(*inputs, *fixed), expected)
+            assert torch.equal(torch.get_rng_state(), after)
+        fewer += len(operations(graph.fixed))
+    assert fewer > 10
+
+
+def test_memory_that_is_written_to_is_no_fixed_part():
+    def writing(x):
+        total = x * 2
+        first, second = total.sin().split(2, 1)
+        kept = first.clone().add_(torch.randn(4, 2))  # fixed, then written to
+        both = (x.cos() + 1).sort()[0]  # one of several results, written to by one draw and read by the next
+        both.mul_(torch.rand(4, 4))
+        return [kept + second, both, total]
+
+    graph, x = Draws(writing, [torch.zeros(4, 4)], Arena()), torch.randn(4, 4)
+    fixed = graph.fixed(x)
+    for turn in range(3):
+        torch.manual_seed(turn)
+        expected = writing(x)
+        torch.manual_seed(turn)
+        assert same_bits(graph.drawn(x, *fixed), expected)
 
 
 def test_staging_draws_nothing():

@@ -133,4 +133,5 @@ class Blocks:
             with torch.no_grad(), pyro.validation_enabled(False):
                 yield
         finally:
+            self.staged.stop()
             self.pair.train(training)

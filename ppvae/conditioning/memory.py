@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-BLOCK_BYTES = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}  # of one temporary, where memory abounds
+BLOCK_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}  # of one temporary, where memory abounds
 SHARE = 32  # a block holds several temporaries, and a network's inner layers may be wider than what it gives
 
 

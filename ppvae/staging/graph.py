@@ -33,15 +33,21 @@ def stage(function: Flat, inputs: Sequence[Tensor], arena: Arena | None = None, 
     Raises:
         Exception: of many kinds, where a value decides what is done (``.item()``, ``if tensor:``).
     """
-    with torch.random.fork_rng({t.device for t in inputs if t.is_cuda}):
-        module = make_fx(function, decomposition_table=PIECES)(*inputs)
-    simplify(module)
+    module = traced(function, inputs)
     if arena is not None and not inductor:
         arena.place(module)
     plain = Plain(module)
     if inductor:
         plain.forward = torch.compile(plain.forward, fullgraph=True, dynamic=False, options={"fallback_random": True})
     return plain
+
+
+def traced(function: Flat, inputs: Sequence[Tensor]) -> GraphModule:
+    """The operations of a function, those that are needed."""
+    with torch.random.fork_rng({t.device for t in inputs if t.is_cuda}):
+        module = make_fx(function, decomposition_table=PIECES)(*inputs)
+    simplify(module)
+    return module
 
 
 class Plain:

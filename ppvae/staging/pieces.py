@@ -20,12 +20,19 @@ def _relu(x: Tensor) -> Tensor:
     return aten.clamp_min.default(x, 0)
 
 
+def _once(x: Tensor) -> Tensor:
+    """Of rows that were expanded along a dim, one: the same numbers need no computing again."""
+    for dim, (size, stride) in enumerate(zip(x.shape, x.stride(), strict=True)):
+        x = aten.slice.Tensor(x, dim, 0, 1) if stride == 0 and size > 1 else x
+    return x
+
+
 def _cross_entropy(
     logits: Tensor, x: Tensor, weight: Tensor | None = None, pos_weight: Tensor | None = None, reduction: int = 1
 ) -> Any:
     if weight is not None or pos_weight is not None or reduction != 0:
         return NotImplemented
-    less = aten.mul.Tensor(aten.sub.Tensor(x.new_ones(()), x), logits)
+    less = aten.mul.Tensor(aten.sub.Tensor(x.new_ones(()), _once(x)), logits)
     return aten.sub.Tensor(less, aten.log_sigmoid_forward.default(logits)[0])
 
 

@@ -6,6 +6,8 @@ change nothing are passed through. An operation that draws random numbers always
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
@@ -120,7 +122,7 @@ def drawn(op: object) -> bool:
 
 def hold(module: GraphModule, value: Tensor | list[Tensor]) -> Node:
     """A node for a tensor that the graph holds, at the place where nodes are being inserted."""
-    name = f"_held{sum(1 for n in vars(module) if n.startswith('_held'))}"
+    name = next(name for i in itertools.count() if not hasattr(module, name := f"_held{i}"))
     vars(module)[name] = value
     node = module.graph.create_node("get_attr", name)
     node.meta["val"] = value
