@@ -1,9 +1,10 @@
-"""The device that work runs on, and its generators of random numbers."""
+"""The device that work runs on: its generators of random numbers, and its memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -32,3 +33,24 @@ def device_of(device: str | torch.device) -> torch.device:
             "the device is cuda and torch sees no GPU", "no GPU here, or a CPU build of torch", "device='auto'"
         )
     return device
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """What can be taken without pushing anything out; None where the system does not say."""
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own, not in use
+        return torch.cuda.mem_get_info(device)[0] + kept
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    found = dict(line.split(":", 1) for line in lines)
+    return int(found["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in found else None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory was asked for and not there. Pyro raises such errors anew, of the same type."""
+    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+        return True
+    said = ("DefaultCPUAllocator", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ import torch
 from examples import data, linear_gaussian, pair
 
 import ppvae
+from ppvae.fitting.passes import Passes
+from ppvae.fitting.processes import ALONE
+from ppvae.fitting.update import Update
 
 
 def rows(N=400, D=6, K=2, seed=0):
@@ -446,3 +450,30 @@ def test_a_checkpoint_of_other_data_or_another_mask_is_refused(tmp_path, redraw)
     for other, seen in ((x * 0.9, mask), (x, mask.logical_not().index_fill(1, torch.tensor([0]), True))):
         with pytest.raises(ppvae.Problem, match="another fit"):
             ppvae.fit(made, other, seen, **options)
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_named_and_the_last_epoch_is_kept(monkeypatch):
+    made, x = pair("vae"), torch.bernoulli(torch.full((32, 9), 0.3))
+    seen, plain = [], Update.__call__
+
+    def lacking(self, batch, done):
+        seen.append([p.detach().clone() for p in made.parameters()])
+        if len(seen) == 7:  # the third step of the second epoch
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return plain(self, batch, done)
+
+    monkeypatch.setattr(Update, "__call__", lacking)
+    with pytest.raises(ppvae.Problem, match=r"a batch of 8 rows does not fit[\s\S]*batch_size=4"):
+        ppvae.fit(made, x, epochs=3, batch_size=8)
+    assert len(seen) == 7
+    assert all(map(torch.equal, made.parameters(), seen[4]))
+
+
+def test_a_held_out_batch_that_does_not_fit_is_named_too():
+    def lacking(*_):
+        raise MemoryError
+
+    rows = types.SimpleNamespace(aside=torch.arange(3), table=types.SimpleNamespace(rows=lacking))
+    passes = Passes(None, rows, 2, 1, ALONE)
+    with pytest.raises(ppvae.Problem, match="a batch of 2 rows does not fit"):
+        passes.held_out(ppvae.elbo(), pair("vae"), 0)

@@ -10,10 +10,11 @@ import pyro
 import torch
 from torch import Tensor
 
-from ppvae.conditioning.memory import BLOCK_BYTES, block_bytes, out_of_memory
+from ppvae.conditioning.memory import BLOCK_BYTES, block_bytes
 from ppvae.conditioning.staged import Function, Staged
 from ppvae.door import Table
 from ppvae.errors import Caution, Problem
+from ppvae.machine import out_of_memory
 from ppvae.pair import Pair
 from ppvae.tracing.traces import is_global
 
@@ -103,7 +104,7 @@ class Blocks:
             whole = f"{rows} rows, which share a global latent," if self.global_latents else "one row"
             raise Problem(
                 f"{whole} with one particle does not fit into memory",
-                f"a wide network, or memory that something else holds ({str(error).splitlines()[0]})",
+                f"a wide network, or memory that something else holds ({next(iter(str(error).splitlines()), 'MemoryError')})",
                 "fewer rows"
                 if self.global_latents
                 else "a machine or a GPU with more memory; pair.cpu(); a smaller network",

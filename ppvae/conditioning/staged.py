@@ -16,8 +16,8 @@ from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 from torch.fx import Node
 
-from ppvae.conditioning.memory import out_of_memory
 from ppvae.door import Table
+from ppvae.machine import out_of_memory
 from ppvae.pair import Pair
 from ppvae.staging.aliases import operation, shape_of
 from ppvae.staging.arena import Arena

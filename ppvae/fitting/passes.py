@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from ppvae.errors import Problem
 from ppvae.fitting.diagnosis import Watched
 from ppvae.fitting.parts import Own
 from ppvae.fitting.processes import Processes
 from ppvae.fitting.rows import Rows
 from ppvae.fitting.update import Update
-from ppvae.machine import own_generators
+from ppvae.machine import out_of_memory, own_generators
 from ppvae.pair import Pair
 
 
@@ -55,20 +57,37 @@ class Passes:
         count = len(self.rows.train)
         total = done = torch.zeros((), dtype=torch.float64, device=self.rows.train.device)
         self.model.train()
-        for i, batch in enumerate(self.rows.batches(self.batch_size, self.processes)):
-            done = torch.full_like(done, (epoch + i / self.steps) / self.epochs)
-            size = min(self.batch_size, count - i * self.batch_size)
-            total = total + update(batch, done) * size  # stays on the device: no step waits for it
-            advance()
+        with _naming_the_batch(self.batch_size):
+            for i, batch in enumerate(self.rows.batches(self.batch_size, self.processes)):
+                done = torch.full_like(done, (epoch + i / self.steps) / self.epochs)
+                size = min(self.batch_size, count - i * self.batch_size)
+                total = total + update(batch, done) * size  # stays on the device: no step waits for it
+                advance()
         self.model.eval()
         return [number / count for number in total.tolist()], done
 
     def held_out(self, objective: Callable, pair: Pair, seed: int) -> float:
         """The mean bound of the rows set aside, with the same draws after every epoch."""
         aside, total = self.rows.aside, 0
-        with own_generators(seed), torch.no_grad():
+        with own_generators(seed), torch.no_grad(), _naming_the_batch(self.batch_size):
             for index in aside.split(self.batch_size):
                 share = self.processes.share(len(index))
                 bound = objective if self.processes.alone else Own(objective, share, self.processes)
                 total = total + bound(pair, self.rows.table.rows(index[share.rows]))[: share.count].sum()
         return float(self.processes.add(total)) / len(aside)
+
+
+@contextmanager
+def _naming_the_batch(batch_size: int) -> Iterator[None]:
+    """Memory runs out: a smaller batch would be another fit, so the choice is the caller's."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise Problem(
+            f"a batch of {batch_size} rows does not fit into memory ({next(iter(str(error).splitlines()), 'MemoryError')})",
+            "a large network, many particles, or memory that something else holds",
+            f"batch_size={max(1, batch_size // 2)}, fewer particles, or several processes; with a checkpoint the last whole "
+            "epoch is kept",
+        ) from error
