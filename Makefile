@@ -10,7 +10,7 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 slow: $(VENV)/ready
 	$(BIN)/python -m pytest -q -m slow

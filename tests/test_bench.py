@@ -346,6 +346,7 @@ def test_what_is_measured_on_few_rows_is_given_for_all(monkeypatch):
         return {}
 
     monkeypatch.setattr(run, "compare", compare)
+    monkeypatch.setitem(evidence.MEASURED, "cpu", 4)
     for name in ("imputation", "evidence"):
         list(bench.module(name).case(bench.Bench(rounds=3), **SMALL[name]))
     assert seen == {

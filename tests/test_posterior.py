@@ -72,7 +72,9 @@ def test_the_blocks_change_nothing_but_memory(monkeypatch):
     mean_a = torch.stack([whole.impute_mean(300) for _ in range(20)])
     monkeypatch.setitem(blocks.BLOCK_BYTES, "cpu", 2**18)  # 128 cells: rows of 600 in 5 blocks
     cut = ppvae.condition(made, x, mask)
-    assert len(list(cut.blocks(600))) == 40 and next(cut.blocks(600))[1] == [128, 128, 128, 128, 88]
+    assert (
+        len(list(cut.blocks(600))) == 40 and next(cut.blocks(600))[1] == [120] * 5
+    )  # even parts: most blocks have one shape
     b = torch.stack([cut.log_evidence(600) for _ in range(20)])
     mean_b = torch.stack([cut.impute_mean(300) for _ in range(20)])
     assert ((a.mean(0) - b.mean(0)).abs() < 5 * ((a.var(0) + b.var(0)) / 20).sqrt() + 1e-9).all()
