@@ -13,21 +13,26 @@ from ppvae.bench.by_hand import RATE
 from ppvae.bench.harness import Unavailable, Variant
 from ppvae.bench.run import Bench
 from ppvae.door import enter
+from ppvae.fitting.precision import precise
 from ppvae.fitting.update import Update
 from ppvae.pair import Pair
 
 
 class Mode(NamedTuple):
-    """How a step runs: `ppvae.fit`'s ``compile``, and whether it is recorded as a CUDA graph, as there, or not."""
+    """How a step runs: `ppvae.fit`'s ``compile``, whether it is recorded as a CUDA graph, as there, or not, and ``precision``
+    (of which bf16, by layers' hooks, is not timed)."""
 
     compile: str
     recorded: bool = True
+    precision: str = "float32"
 
 
 MODES = {
     "ppvae, eager": Mode("off"),
     "ppvae, staged": Mode("auto", recorded=False),
+    "ppvae, staged, tf32": Mode("auto", recorded=False, precision="tf32"),
     "ppvae, Inductor": Mode("inductor", recorded=False),
+    "ppvae, Inductor, tf32": Mode("inductor", recorded=False, precision="tf32"),
 }
 ON_GPU = {"ppvae, staged, CUDA graph": Mode("auto"), "ppvae, Inductor, CUDA graph": Mode("inductor")}
 STAGED = Mode("auto")
@@ -47,11 +52,18 @@ class Ours:
         self._update = Update(pair, objective, list(pair.parameters()), RATE, compile=mode.compile)
         if not mode.recorded:
             self._update.uncaptured = self._update.uncaptured or "asked for"
+        with precise(pair, mode.precision):
+            self._products = torch.get_float32_matmul_precision()
         self._table = enter(pair, x)
         self._done = torch.zeros((), dtype=torch.float64, device=next(pair.parameters()).device)
 
     def __call__(self) -> Tensor:
-        return self._update(self._table, self._done)
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(self._products)
+        try:
+            return self._update(self._table, self._done)
+        finally:
+            torch.set_float32_matmul_precision(before)
 
     @property
     def eager(self) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch._guards import TracingContext, tracing
+from torch._subclasses import FakeTensorMode
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -44,7 +46,8 @@ def stage(function: Flat, inputs: Sequence[Tensor], arena: Arena | None = None, 
 
 def traced(function: Flat, inputs: Sequence[Tensor]) -> GraphModule:
     """The operations of a function, those that are needed."""
-    with torch.random.fork_rng({t.device for t in inputs if t.is_cuda}):
+    shapes = TracingContext(FakeTensorMode(allow_fallback_kernels=True))  # else each operation makes its own, in 0.5 ms
+    with torch.random.fork_rng({t.device for t in inputs if t.is_cuda}), tracing(shapes):
         module = make_fx(function, decomposition_table=PIECES)(*inputs)
     simplify(module)
     return module

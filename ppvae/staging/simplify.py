@@ -122,7 +122,8 @@ def drawn(op: object) -> bool:
 
 def hold(module: GraphModule, value: Tensor | list[Tensor]) -> Node:
     """A node for a tensor that the graph holds, at the place where nodes are being inserted."""
-    name = next(name for i in itertools.count() if not hasattr(module, name := f"_held{i}"))
+    numbers = vars(module).setdefault("_numbers", itertools.count())
+    name = next(name for i in numbers if not hasattr(module, name := f"_held{i}"))
     vars(module)[name] = value
     node = module.graph.create_node("get_attr", name)
     node.meta["val"] = value
