@@ -3,17 +3,20 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import torch
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
-def test_the_programs_of_the_readme_run():
+def test_the_programs_of_the_readme_run(tmp_path, monkeypatch):
     torch.set_default_dtype(torch.float32)
+    monkeypatch.chdir(tmp_path)
+    np.save("big.npy", np.random.default_rng(0).random((600, 64), np.float32))
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     scope: dict = {}
-    for block in blocks:  # the second goes on where the first ended
+    for block in blocks:  # each but the last goes on where the first ended
         scope = {} if "import ppvae" in block else scope
         exec(block.replace("epochs=100", "epochs=2"), scope)
     assert scope["pair"].entries == {"x": False}

@@ -86,7 +86,9 @@ def fit(
 
     Args:
         pair: fitted in place, on ``device``.
-        x: (N, D) array, tensor or DataFrame, NaN = missing; or a mapping by name, covariates included.
+        x: (N, D) array, tensor or DataFrame, NaN = missing; or a mapping by name, covariates included. A `numpy.memmap`
+            (``np.load(path, mmap_mode="r")``), for x or a mask, stays in its file and is read a batch at a time, ahead of the
+            steps; the fit has the bits that the same rows in memory would give.
         mask: True = observed; as in `ppvae.door.enter`.
         objective: a bound per row in nats; see `ppvae.objectives`.
         epochs: passes over the rows.
