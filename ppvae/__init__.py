@@ -7,7 +7,18 @@ from ppvae.conditioning.posterior import Posterior, condition
 from ppvae.conditioning.refine import gaps, memoryless, refine
 from ppvae.errors import Caution, Problem
 from ppvae.fitting.loop import Fit, fit
-from ppvae.objectives import annealed, beta, capacity, elbo, free_bits, frozen, iw_elbo, renyi, wake_sleep
+from ppvae.objectives import (
+    annealed,
+    beta,
+    capacity,
+    elbo,
+    free_bits,
+    frozen,
+    iw_elbo,
+    posterior_matching,
+    renyi,
+    wake_sleep,
+)
 from ppvae.pair import Pair
 
 __version__ = "0.1.0"
@@ -37,6 +48,7 @@ __all__ = [
     "names",
     "nn",
     "refine",
+    "posterior_matching",
     "renyi",
     "save",
     "wake_sleep",

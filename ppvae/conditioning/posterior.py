@@ -82,7 +82,7 @@ class Posterior(Blocks):
         """
         refuse_count("draws", draws)
         with self.evaluating():
-            parts = [self._resampled(rows, draws, particles) for rows in self.row_blocks(self._pool(draws, particles))]
+            parts = [self.resampled(rows, draws, particles) for rows in self.row_blocks(self._pool(draws, particles))]
         if not parts[0]:
             raise Problem(
                 "the pair has no latents", "it was made without a guide", "log_evidence() and impute() still work"
@@ -180,7 +180,7 @@ class Posterior(Blocks):
         latents, complete, scores, priors = [], [], [], []
         with self.evaluating():
             for rows in self.row_blocks(self._pool(draws, None)):
-                latents.append(self._resampled(rows, draws, None))
+                latents.append(self.resampled(rows, draws, None))
                 site = story(self.pair, rows, latents[-1], draws)
                 complete.append(put_back(rows, site["value"].expand(draws, len(rows), -1)))
                 scores.append(score(rows, site["fn"], draws))
@@ -229,8 +229,8 @@ class Posterior(Blocks):
     def _weights(self, rows: Table, particles: int) -> list[Tensor]:
         return [weights_of(run(self.pair, rows, particles))]
 
-    def _resampled(self, rows: Table, draws: int, particles: int | None) -> dict[str, Tensor]:
-        """Each latent of the rows, (S, n, 1) + event, a global one (S, 1, 1) + event."""
+    def resampled(self, rows: Table, draws: int, particles: int | None) -> dict[str, Tensor]:
+        """Draws of each latent of a block of rows, (S, n, 1) + event, a global one (S, 1, 1) + event; as `sample` has them."""
         parts = [self.block(self._drawn, rows, part) for part in self.parts(self._pool(draws, particles))]
         weights, *found = (torch.cat(part) for part in zip(*parts, strict=True))
         values = dict(zip(self._names, found, strict=True))
@@ -251,7 +251,7 @@ class Posterior(Blocks):
 
     def _completed(self, rows: Table, draws: int, particles: int | None) -> Tensor:
         def complete(rows: Table, draws: int) -> list[Tensor]:
-            return [completed(self.pair, rows, self._resampled(rows, draws, particles), draws)]
+            return [completed(self.pair, rows, self.resampled(rows, draws, particles), draws)]
 
         return self.in_halves(complete, rows, draws)[0]
 
@@ -259,7 +259,7 @@ class Posterior(Blocks):
         """One complete row each, (N, D), and its latents, (N, 1) + event."""
         x, latents = [], []
         for rows in self.row_blocks(self._pool(1, None)):
-            latents.append(self._resampled(rows, 1, None))
+            latents.append(self.resampled(rows, 1, None))
             x.append(completed(self.pair, rows, latents[-1], 1))
         return torch.cat(x, 1)[0], {name: torch.cat([part[name] for part in latents], 1)[0] for name in latents[0]}
 

@@ -1,5 +1,6 @@
 """What a fitted pair is worth: scores of imputations, evidence, and diagnostics, beside the exact answer where there is one."""
 
+from ppvae.evaluate.acquisition import Acquisition, Gain, acquire, gain
 from ppvae.evaluate.annealing import Annealed, Bracket, ais, bdmc
 from ppvae.evaluate.calibration import Coverage, Ranks, sbc, tarp
 from ppvae.evaluate.imputation import ImputationScores, coverage, crps, crps_gaussian, imputation_scores, interval
@@ -8,22 +9,26 @@ from ppvae.evaluate.predictive import PredictiveCheck, predictive_check
 from ppvae.evaluate.weights import Evidence, evidence, pareto_threshold
 
 __all__ = [
+    "Acquisition",
     "Annealed",
     "Bracket",
     "Coverage",
     "Evidence",
+    "Gain",
     "ImputationScores",
     "Information",
     "PredictiveCheck",
     "Ranks",
     "RateDistortion",
     "Units",
+    "acquire",
     "ais",
     "bdmc",
     "coverage",
     "crps",
     "crps_gaussian",
     "evidence",
+    "gain",
     "imputation_scores",
     "information",
     "interval",

@@ -3,6 +3,7 @@
 from ppvae.exact import approximations, experts
 from ppvae.exact.divergence import kl, kl_to_posterior
 from ppvae.exact.em import em
+from ppvae.exact.information import gain
 from ppvae.exact.posterior import impute_mean, log_evidence, mean_field, posterior
 from ppvae.exact.ppca import FactorAnalysis, ppca
 
@@ -11,6 +12,7 @@ __all__ = [
     "approximations",
     "em",
     "experts",
+    "gain",
     "impute_mean",
     "kl",
     "kl_to_posterior",

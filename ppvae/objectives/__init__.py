@@ -16,8 +16,20 @@ Where it is an `nn.Module` its parameters are trained and saved with the pair's.
 
 from ppvae.objectives.elbo import elbo
 from ppvae.objectives.holding import frozen
+from ppvae.objectives.matching import posterior_matching
 from ppvae.objectives.shaping import annealed, beta, capacity, free_bits
 from ppvae.objectives.wake_sleep import wake_sleep
 from ppvae.objectives.weighted import iw_elbo, renyi
 
-__all__ = ["annealed", "beta", "capacity", "elbo", "free_bits", "frozen", "iw_elbo", "renyi", "wake_sleep"]
+__all__ = [
+    "annealed",
+    "beta",
+    "capacity",
+    "elbo",
+    "free_bits",
+    "frozen",
+    "iw_elbo",
+    "posterior_matching",
+    "renyi",
+    "wake_sleep",
+]
