@@ -131,7 +131,8 @@ def _tensor(name: str, value: Any, home: Tensor) -> Tensor:
                 "words or objects where numbers are needed",
                 "encode them as numbers, missing ones as NaN",
             )
-        value = torch.as_tensor(np.array(value, order="C"))  # a copy: a DataFrame's own memory is read-only
+        native = value.dtype.newbyteorder("=")
+        value = torch.as_tensor(np.array(value, native, order="C"))  # a copy: a DataFrame's own memory is read-only
     value = value.detach().to(home.device, home.dtype)
     if value.dim() == 0 or (name == "x" and value.dim() != 2) or len(value) == 0:
         raise Problem(
@@ -182,6 +183,7 @@ def _seen(name: str, value: Tensor, mask: Any) -> Tensor:
                 "True (or 1) where an entry was observed, False (or 0) where it is missing",
             )
         mask = mask.bool()
+    mask = mask.view(torch.uint8).ne(0)  # a bool that was made by a view may have another byte than 1
     mask = mask[:, None] if mask.dim() == 1 else mask
     if mask.shape not in (value.shape, (len(value), 1)):
         raise Problem(

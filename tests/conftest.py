@@ -8,6 +8,7 @@ import pyro
 import pytest
 import torch
 
+os.environ["COLUMNS"] = "200"  # lines that no test finds broken; a console takes it when it is made
 torch.set_num_threads(1)  # small tensors: two threads on two busy cores only wait for each other
 
 
@@ -36,7 +37,6 @@ def ppvae_(monkeypatch, capfd, tmp_path):
 
     torch.set_default_dtype(torch.float32)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["ppvae", *map(str, words)])

@@ -86,6 +86,14 @@ def vae(name="vae", **options):
     return pair(name, features=D, hidden=(8,), **options)
 
 
+def with_buffers():
+    """A network that holds what is no number to be averaged: a causal mask, and flags."""
+    made = vae()
+    made.encoder.register_buffer("causal", torch.full((3, 3), -torch.inf).triu(1))
+    made.encoder.register_buffer("flags", torch.tensor([True, False]), persistent=False)
+    return made
+
+
 def fits(folder):
     """What is fitted, by name: a pair, and how."""
     real, grey, bits, mask = rows()
@@ -103,6 +111,7 @@ def fits(folder):
         "exact": (pair("factor_analysis_exact", features=D), {"x": real, "mask": mask, **STAGED}),
         "redrawn": (vae(), {"x": grey, "redraw": torch.bernoulli, **STAGED}),
         "redrawn from files": (vae(), {"x": mapped["grey"], "held_out": 0.25, "redraw": torch.bernoulli}),
+        "buffers": (with_buffers(), {"x": bits}),
         "from files": (vae(), {"x": mapped["bits"], "held_out": 0.25}),
         "discrete, enumerated": (mixed({"enumerate": "parallel"}), {"x": real}),
         "discrete, score": (mixed(), {"x": real, "objective": ppvae.elbo(5, gradient="score")}),
@@ -181,6 +190,14 @@ class Coupled:
         return bound - (bound - bound.mean()).square().mean()
 
 
+class PerBatch:
+    """A penalty that is shared by the rows of a batch, small beside the bound."""
+
+    def __call__(self, made, x, mask=None):
+        bound = ppvae.elbo()(made, x, mask)
+        return bound - sum(p.square().sum() for p in made.parameters()) / len(bound)
+
+
 class Bad:
     """A bound that goes wrong in one row, not on the first steps."""
 
@@ -212,6 +229,7 @@ def refused(rank, folder):
     return {
         "free bits": lambda: ppvae.fit(vae(), bits, objective=ppvae.elbo(kl=ppvae.free_bits(0.1)), **OPTIONS),
         "coupled": lambda: ppvae.fit(vae(), bits, objective=Coupled(), **OPTIONS),
+        "per batch": lambda: ppvae.fit(vae(**normal).float(), 30 * real, objective=PerBatch(), **OPTIONS),
         "dropout": lambda: ppvae.fit(dropping, bits, **OPTIONS),
         "batch norm": lambda: ppvae.fit(norming, bits, **OPTIONS),
         "angles": lambda: ppvae.fit(

@@ -11,6 +11,7 @@ from oracles import dense_impute_mean, dense_log_evidence, dense_posterior
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import ppvae
 from ppvae import exact
 from ppvae.errors import Problem
 from ppvae.exact import chunks, linear_gaussian, patterns
@@ -400,3 +401,34 @@ def test_answers_of_chunks_are_put_where_they_belong():
     leaf = torch.ones(3, 2, requires_grad=True)
     (c,) = joined(iter([(leaf * 2,), (torch.zeros(2, 2),)]), 5)
     assert torch.autograd.grad(c.sum(), leaf)[0].sum() == 12
+
+
+@pytest.mark.parametrize("K", [20, 21])
+def test_what_rounding_leaves_nothing_of_is_refused_and_not_answered(K):
+    """Little noise in float32: eliminated or factorised, there is no answer, and none is given."""
+    g = torch.Generator().manual_seed(0)
+    W, scale, loc = torch.randn(30, K, generator=g).float(), torch.full((30,), 1e-3).float(), torch.zeros(30).float()
+    x = torch.randn(40, K, generator=g).float() @ W.mT
+    mask = torch.rand(40, 30, generator=g) < 0.6
+    for answer in (exact.impute_mean, exact.log_evidence):
+        with pytest.raises((torch.linalg.LinAlgError, RuntimeError), match="positive-definite"):
+            answer(W, loc, scale, x, mask)
+        assert answer(W.double(), loc.double(), scale.double(), x.double(), mask).isfinite().all()
+
+
+def test_a_mask_whose_true_has_another_byte_is_the_same_mask():
+    W, loc, scale, x = story(8, 3)
+    mask, _ = masks("own", 8)
+    other = (mask.to(torch.uint8) * 255).view(torch.bool)
+    assert torch.equal(exact.log_evidence(W, loc, scale, x, other), exact.log_evidence(W, loc, scale, x, mask))
+    assert torch.equal(exact.impute_mean(W, loc, scale, x, other), exact.impute_mean(W, loc, scale, x, mask))
+    made = ppvae.make("factor_analysis_exact", features=8, latents=3)
+    close(ppvae.condition(made, x, other).log_evidence(), ppvae.condition(made, x, mask).log_evidence())
+
+
+def test_a_scale_whose_square_does_not_fit_is_refused():
+    W, loc, scale, x = (t.float() for t in story(8, 3))
+    scale[0] = 1e-30
+    mask, _ = masks("own", 8)
+    with pytest.raises(ppvae.Problem, match="does not fit into torch.float32"):
+        exact.log_evidence(W, loc, scale, x, mask)

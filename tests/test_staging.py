@@ -508,3 +508,14 @@ def test_less_precision_is_refused_where_an_identity_is_wanted():
         ppvae.fit(made, data(made)[0], precision="bf16")
     with pytest.raises(ppvae.Problem, match="precision is 'half'"):
         ppvae.fit(pair("vae"), entries, precision="half")
+
+
+def test_a_patched_layer_is_patched_afterwards(monkeypatch):
+    made = pair("vae").float()
+    layer = next(m for m in made.modules() if isinstance(m, nn.Linear))
+    plain = layer.forward
+    layer.forward = lambda h: 2 * plain(h)
+    patched = layer.forward
+    with precision.precise(made, "bf16"):
+        assert layer.forward is not patched
+    assert layer.forward is patched

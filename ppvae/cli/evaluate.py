@@ -28,7 +28,8 @@ CHUNK = 100  # rows scored between two steps of the progress line
 def evaluate(
     file: Annotated[Path, typer.Argument(help="A pair that `ppvae fit` wrote.")],
     data: Annotated[
-        str | None, typer.Option(help="A data set by name or a CSV file; default: the one it was fitted to.")
+        str | None,
+        typer.Option(help="A data set by name, or a CSV, Parquet or .npy file; default: the one it was fitted to."),
     ] = None,
     particles: Particles = 5000,
     rows: Rows = 1000,

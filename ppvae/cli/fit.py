@@ -21,7 +21,12 @@ from ppvae.errors import Problem
 
 def fit(
     pair: Annotated[str, typer.Argument(help="One of `ppvae list`.")],
-    data: Annotated[str, typer.Option(help="A data set by name (ppvae info) or a CSV file of numbers.")] = "digits",
+    data: Annotated[
+        str,
+        typer.Option(
+            help="A data set by name (ppvae info), or a CSV, Parquet or .npy file of numbers (of a .npy its last fifth is test)."
+        ),
+    ] = "digits",
     latents: Annotated[int, typer.Option(min=1, help="Size of the latent.")] = 20,
     hidden: Annotated[
         str | None, typer.Option(help="Widths of the layers, such as 400,200; default: the pair's own.")

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import torch
@@ -39,6 +40,7 @@ def in_processes(count: int, device: str) -> int:
     store, told = meeting(count)
     threads = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // count))}
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # that it ends the others is no news
+    resource_tracker.ensure_running()  # where it starts in what follows, it lets Ctrl-C through again
     with tempfile.TemporaryDirectory() as said:
         with _environment({**told, **threads}), _no_interrupt():
             context = spawn(_work, (sys.argv, said), count, join=False)

@@ -20,10 +20,17 @@ def read_array(path: str | Path) -> np.memmap:
     except FileNotFoundError:
         raise Problem(f"there is no file {path}", "a misspelt path", "the path of a .npy file") from None
     except (OSError, ValueError, EOFError) as error:
+        seen = (
+            "it is no array of numbers" if "pickle" in str(error) else str(error)
+        )  # NumPy's advice would be to trust it
         cause = "a folder, a file of another kind under this name, one that was cut short, or Python objects in it"
-        raise Problem(f"{path} cannot be read: {error}", cause, "write it again: numpy.save(path, x)") from error
+        raise Problem(f"{path} cannot be read: {seen}", cause, "write it again: numpy.save(path, x)") from error
+    if isinstance(array, np.ndarray) and not array.size:
+        raise Problem(
+            f"{path} holds no numbers: shape {array.shape}", "an empty selection was saved", "rows of numbers"
+        )
     if not isinstance(array, np.memmap) or array.dtype.kind not in "fiub":
-        kind = array.dtype if isinstance(array, np.ndarray) else "several arrays"
+        kind = array.dtype if isinstance(array, np.ndarray) else "an archive of arrays (.npz)"
         raise Problem(
             f"{path} holds {kind}", "rows of numbers are needed", "numpy.save(path, x) of one array of numbers"
         )

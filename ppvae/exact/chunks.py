@@ -30,13 +30,13 @@ class Factors:
         blocks: L, L L^T = precision, of the next `few` rows: (few, K, K), or (K, K) for all of them.
         few: rows a block.
         entries: log(sqrt(2 pi) scale) summed over what is observed; () or (n,).
-        solver: gives `Chunk.solved` from b; None where the blocks are the fastest way.
+        solver: gives `Chunk.solved` from b, or None where it cannot; None where the blocks are the fastest way.
     """
 
     blocks: Iterable[Tensor]
     few: int
     entries: Tensor
-    solver: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    solver: Callable[[Tensor], tuple[Tensor, Tensor] | None] | None = None
 
 
 @dataclass
@@ -67,8 +67,8 @@ class Chunk:
 
     def solved(self) -> tuple[Tensor, Tensor]:
         """Give E[z | x_o] (n, K), and half the log-determinants of the precisions (n,)."""
-        if self.factors.solver is not None:
-            return self.factors.solver(self.b)
+        if self.factors.solver is not None and (answer := self.factors.solver(self.b)) is not None:
+            return answer
         return joined(((solve(L, b), half_log_det(L).expand(len(b))) for L, b in self.blocks()), len(self.b))
 
 
@@ -98,6 +98,12 @@ def factorised(
     weight, entry = scale.reciprocal(), scale.log() + 0.5 * math.log(2 * math.pi)  # (D,)
     A = W * weight.unsqueeze(-1)
     U = padded(A * weight.unsqueeze(-1))
+    if plain and not U.isfinite().all():
+        raise Problem(
+            f"a scale of {float(scale.min()):.3g} beside loadings of up to {float(W.abs().max()):.3g}",
+            f"W / scale^2 does not fit into {W.dtype}",
+            "float64, or a column whose noise is not so small",
+        )
 
     def chunk(part: Tensor, seen: Seen | None, factors: Factors) -> Chunk:
         r = part - loc

@@ -28,19 +28,24 @@ def solve_by_group(table: Tensor, numbers: Tensor, b: Tensor) -> tuple[Tensor, T
     return m, half_log_det(table).index_select(0, numbers)
 
 
-def eliminate(packed: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def eliminate(packed: Tensor, b: Tensor) -> tuple[Tensor, Tensor] | None:
     """Solve P m = b and give m and half of log |P|, of packed precisions (n, >= K (K + 1) / 2) and b (n, K).
 
-    Gaussian elimination of positive definite matrices, in all rows at once, which stand last in memory: for small K.
+    Gaussian elimination of positive definite matrices, in all rows at once, which stand last in memory: for small K. None where
+    rounding has left nothing of a pivot: a Cholesky factorisation then says whether there is an answer.
     """
     n, K = b.shape
     P = b.new_empty(K + 1, K, n)  # its last row is b
     torch.index_select(packed.mT, 0, position(K, b.device), out=P[:K].view(K * K, n))
     P[K] = b.mT
+    least = P[:K].diagonal() * (K * torch.finfo(b.dtype).eps)  # (n, K)
     for j in range(K - 1):
         P[j + 1 :, j + 1 :].addcmul_((P[j + 1 :, j] / P[j, j]).unsqueeze(1), P[j, j + 1 :], value=-1)
+    pivots = P[:K].diagonal()
+    if not (pivots > least).all():
+        return None
     m = P[K]
     for j in reversed(range(K)):
         m[j] /= P[j, j]
         m[:j].addcmul_(P[:j, j], m[j], value=-1)
-    return m.mT, 0.5 * P.diagonal().log().sum(-1)
+    return m.mT, 0.5 * pivots.log().sum(-1)

@@ -50,7 +50,8 @@ class Seen:
 
     def __init__(self, mask: Tensor, weight: Tensor, by_bits: bool) -> None:
         self.mask = mask
-        self.bits = mask.view(torch.int8).neg().to(INTEGERS[weight.dtype]) if by_bits else None  # all ones, or none
+        # all ones, or none; a bool's byte may be another than 1 where it was made by a view
+        self.bits = mask.view(torch.uint8).ne(0).view(torch.int8).neg().to(INTEGERS[weight.dtype]) if by_bits else None
         self.weights = self.keep(weight)
 
     def keep(self, value: Tensor, out: Tensor | None = None) -> Tensor:

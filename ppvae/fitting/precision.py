@@ -32,7 +32,7 @@ def precise(pair: Pair, precision: str) -> Iterator[None]:
     if precision != "float32" and (double or (precision == "bf16" and pair.exact)):
         raise Problem(
             f"precision is {precision!r} and the pair {'has parameters in float64' if double else 'has an exact guide'}",
-            "an identity that holds to rounding is wanted of it",
+            "its answers are meant to hold to float64's rounding, or to be exact: shorter products would spoil them",
             "precision='float32', which leaves every type as it is",
         )
     home = next(pair.parameters()).device.type
@@ -74,13 +74,16 @@ def _layers(pair: Pair, home: str) -> Iterator[None]:
     Not whole networks: a head makes its distribution inside, of what the last layer returned.
     """
     layers = [module for module in pair.modules() if isinstance(module, PRODUCTS)]
+    own = [vars(layer).get("forward") for layer in layers]  # somebody's patch, or nothing: then the class's counts
     for layer in layers:
         layer.forward = _short(layer.forward, home)
     try:
         yield
     finally:
-        for layer in layers:
-            del layer.forward  # the class's own again
+        for layer, forward in zip(layers, own, strict=True):
+            del layer.forward
+            if forward is not None:
+                layer.forward = forward
 
 
 def _short(forward: Callable[[Tensor], Tensor], home: str) -> Callable[[Tensor], Tensor]:

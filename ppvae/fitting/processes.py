@@ -74,7 +74,7 @@ class Processes:
         """Give all processes the first one's parameters and buffers."""
         if not self.alone:
             with _together():
-                for tensor in module.state_dict().values():
+                for tensor in (*(p.data for p in module.parameters()), *module.buffers()):  # those not saved, too
                     dist.broadcast(tensor, 0)
 
     def agree(self, seen: dict[str, Any]) -> None:
