@@ -3,8 +3,10 @@
 from ppvae.evaluate.acquisition import Acquisition, Gain, acquire, gain
 from ppvae.evaluate.annealing import Annealed, Bracket, ais, bdmc
 from ppvae.evaluate.calibration import Coverage, Ranks, sbc, tarp
+from ppvae.evaluate.conformal import conformal
 from ppvae.evaluate.imputation import ImputationScores, coverage, crps, crps_gaussian, imputation_scores, interval
 from ppvae.evaluate.latents import Information, RateDistortion, Units, information, rate_distortion, units
+from ppvae.evaluate.multiple import Pooled, rubin
 from ppvae.evaluate.predictive import PredictiveCheck, predictive_check
 from ppvae.evaluate.weights import Evidence, evidence, pareto_threshold
 
@@ -17,6 +19,7 @@ __all__ = [
     "Gain",
     "ImputationScores",
     "Information",
+    "Pooled",
     "PredictiveCheck",
     "Ranks",
     "RateDistortion",
@@ -24,6 +27,7 @@ __all__ = [
     "acquire",
     "ais",
     "bdmc",
+    "conformal",
     "coverage",
     "crps",
     "crps_gaussian",
@@ -35,6 +39,7 @@ __all__ = [
     "pareto_threshold",
     "predictive_check",
     "rate_distortion",
+    "rubin",
     "sbc",
     "tarp",
     "units",
