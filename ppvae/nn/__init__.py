@@ -3,5 +3,6 @@
 from ppvae.nn.encoders import encoder
 from ppvae.nn.heads import Bernoulli, Categorical, Gaussian, Normal, likelihood
 from ppvae.nn.layers import mlp, rows
+from ppvae.nn.mixture import Mixture
 
-__all__ = ["Bernoulli", "Categorical", "Gaussian", "Normal", "encoder", "likelihood", "mlp", "rows"]
+__all__ = ["Bernoulli", "Categorical", "Gaussian", "Mixture", "Normal", "encoder", "likelihood", "mlp", "rows"]
