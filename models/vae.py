@@ -10,7 +10,7 @@ References: Kingma & Welling 2014; Rezende, Mohamed & Wierstra 2014.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyro
 import pyro.distributions as dist
@@ -30,11 +30,12 @@ class Decoder(nn.Module):
         hidden: Sequence[int] = (400, 200),
         likelihood_name: str = "bernoulli",
         classes: int = 2,
+        activation: Callable[[], nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
         widths = tuple(reversed(hidden))
         self.features, self.latents = features, latents
-        self.net = mlp(latents, widths)
+        self.net = mlp(latents, widths, activation)
         self.head = likelihood(likelihood_name, widths[-1] if widths else latents, features, classes)
 
     def forward(self, z: Tensor) -> dist.Distribution:

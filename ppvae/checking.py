@@ -19,9 +19,12 @@ from torch import Tensor
 
 from ppvae.door import Table, enter
 from ppvae.errors import Caution, Problem, own_words
-from ppvae.pair import Pair
+from ppvae.machine import own_generators
+from ppvae.pair import SEEN, Pair
 from ppvae.tracing.terms import elbo_terms, weights_of
 from ppvae.tracing.traces import Traces, enumerated, is_global, log_prob, run
+
+BLOCK = 4096  # rows at a time
 
 
 def check(pair: Pair, x: Any, mask: Any = None, objective: Callable[..., Tensor] | None = None) -> None:
@@ -62,6 +65,7 @@ def check(pair: Pair, x: Any, mask: Any = None, objective: Callable[..., Tensor]
 
 def refuse_unfit(pair: Pair, table: Table) -> None:
     """Refuse columns from which nothing, or infinitely much, would be learned; warn of rows that teach nothing."""
+    refuse_contradicted(pair, table)
     x = table.values.get("x")
     if x is None:
         return
@@ -91,6 +95,28 @@ def refuse_unfit(pair: Pair, table: Table) -> None:
             Caution,
             stacklevel=3,
         )
+
+
+@torch.no_grad()
+def refuse_contradicted(pair: Pair, table: Table) -> None:
+    """Refuse rows whose mask the story's mechanism holds to be impossible, whatever stands at the missing entries."""
+    if SEEN not in table.values or not pair.hides("x"):
+        return
+    with own_generators(0):
+        for start in range(0, len(table), BLOCK):
+            traces = run(pair, table.rows(slice(start, start + BLOCK)), particles=10, enumerate=False)
+            site = traces.model.nodes[SEEN]
+            told, p = site["value"] > 0.5, getattr(site["fn"], "probs", site["value"])
+            never = torch.where(told, p == 0, p == 1).reshape(-1, *told.shape).all(0)
+            if never.any():
+                row, column = never.nonzero()[0].tolist()
+                what, by = ("observed", "never") if told[row, column] else ("missing", "always")
+                raise Problem(
+                    f"the entry at row {start + row}, column {column} was {what}, and the mechanism says {by} "
+                    f"({int(never.sum())} such entries)",
+                    "a limit that is not where the mechanism has it, or a column that goes missing for another reason",
+                    "a mechanism that gives every entry some chance, or mend the data",
+                )
 
 
 def _s(places: list[int]) -> str:

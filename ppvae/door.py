@@ -51,8 +51,8 @@ class Table:
         )
 
     def call(self, pair: Pair) -> dict[str, Tensor]:
-        """The keyword arguments for story and guide. An entry whose mask the story does not take is left out
-        where it is partly seen: `ppvae.tracing.traces` observes it row by row."""
+        """The keyword arguments for story and guide. An entry whose mask neither takes is left out where it is partly
+        seen: `ppvae.tracing.traces` observes it row by row."""
         partly = self.partly_seen(pair)
         given = {name: value for name, value in self.values.items() if name not in partly}
         given |= {
@@ -62,7 +62,11 @@ class Table:
 
     def partly_seen(self, pair: Pair) -> dict[str, tuple[Tensor, Tensor]]:
         """The entries that are observed in some rows and latent in others: (values, mask) by name."""
-        return {name: (self.values[name], mask) for name, mask in self.masks.items() if not pair.takes_mask(name)}
+        return {
+            name: (self.values[name], mask)
+            for name, mask in self.masks.items()
+            if not (pair.takes_mask(name) or pair.hides(name))
+        }
 
 
 def enter(pair: Pair, x: Any, mask: Any = None) -> Table:
@@ -100,8 +104,12 @@ def enter(pair: Pair, x: Any, mask: Any = None) -> Table:
             if name != "x" and sites[name].event_dim:
                 seen[name] = _whole_events(name, seen[name])
         _refuse_values(name, value, seen[name], sites.get(name))
+    if (
+        "x" in tensors
+    ):  # a mask that is changed later, to try or to hide entries, does not change why others are missing
+        tensors = {**pair.seen(tensors["x"], seen["x"]), **tensors}
     table = Table(tensors, {name: m for name, m in seen.items() if not m.all()}, len(next(iter(tensors.values()))))
-    covariates = {name for name in table.masks if name not in sites and not pair.takes_mask(name)}
+    covariates = {name for name in table.masks if name not in sites and not (pair.takes_mask(name) or pair.hides(name))}
     if covariates:
         name = min(covariates)
         raise Problem(
@@ -273,11 +281,16 @@ def _refuse_values(name: str, value: Tensor, seen: Tensor, site: Any) -> None:
         kind = type(getattr(site, "base_dist", site)).__name__
         kind = type(site.base_dist.base_dist).__name__ if kind == "MaskedDistribution" else kind
         raise Problem(
-            f"{name} is {value[row, column].item():.4g} at row {row}, column {column}, outside {support} "
+            f"{name} is {value[row, column].item():.4g} at row {row}, column {column}, outside {_said(support, column)} "
             f"({int(outside.sum())} such entries)",
             f"the likelihood is {kind}: other values have no density under it",
             "for grey pixels: binarize (x.bernoulli()) or make(…, likelihood='normal'); for counts and classes: whole numbers",
         )
+
+
+def _said(support: Any, column: int) -> Any:
+    """A support in words; where columns differ, that of this one."""
+    return support.of(column) if hasattr(support, "of") else support
 
 
 def _place(where: Tensor) -> tuple[int, int]:

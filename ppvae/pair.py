@@ -26,8 +26,10 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 
 from ppvae.errors import Problem, own_words
+from ppvae.tracing.hidden import Hidden
 
 RESERVED = {"x", "mask", "size", "model", "guide", "training"}
+SEEN = "seen"  # the entry of a story that says which entries of x were observed: the mask of x, unless it is given
 _serial = itertools.count()
 
 
@@ -82,6 +84,15 @@ class Pair(nn.Module):
         """Whether the story masks this entry itself (else the site is observed where seen, drawn where not)."""
         return _mask_name(name) in self._takes["model"]
 
+    def hides(self, name: str) -> bool:
+        """Whether the story draws what is missing of this entry and goes on from it (`ppvae.tracing.hidden`): only the
+        guide takes its mask, as one that completes nothing does."""
+        return not self.takes_mask(name) and _mask_name(name) in self._takes["guide"]
+
+    def seen(self, x: Tensor, mask: Tensor | bool) -> dict[str, Tensor]:
+        """The entry `SEEN` by the mask of x, 1 = observed, where the story takes it."""
+        return {SEEN: torch.ones_like(x) * mask} if SEEN in self._takes["model"] else {}
+
     # --- the two programs, as plain Pyro callables ----------------------------------------------------
 
     def model(
@@ -114,11 +125,14 @@ class Pair(nn.Module):
                 "it was written for complete rows and would read what fills the gaps as data",
                 "add `mask=True` to the guide's parameters, and use it (or ignore it on purpose)",
             )
+        hidden = self._hidden(given) if side == "model" else {}
+        if side == "model" and "x" in given:
+            given = {**self.seen(given["x"], given["mask"]), **given}
         call = {}
         for name, parameter in takes.items():
             if name in self._modules:
                 call[name] = self._modules[name]
-            elif name in given:
+            elif name in given and name not in hidden:
                 call[name] = self._filled(name, given)
             elif parameter.default is inspect.Parameter.empty:
                 raise Problem(
@@ -126,7 +140,17 @@ class Pair(nn.Module):
                     f"{name!r} is neither a module of this pair nor in the data",
                     f"give the data as {{'x': x, {name!r}: …}}, or the module by keyword to Pair",
                 )
-        return self._functions[side](**call)
+        if not hidden:
+            return self._functions[side](**call)
+        if "size" in takes:
+            call["size"] = len(next(iter(hidden.values()))[0])
+        with Hidden(hidden):
+            return self._functions[side](**call)
+
+    def _hidden(self, given: dict[str, Any]) -> dict[str, tuple[Tensor, Tensor]]:
+        """The entries that the story draws where they are missing: (values, mask) by name."""
+        masks = {name: given.get(_mask_name(name)) for name in given if name in self.entries and self.hides(name)}
+        return {name: (given[name], mask) for name, mask in masks.items() if isinstance(mask, Tensor)}
 
     def _refuse_unknown(self, given: dict[str, Any]) -> None:
         known = self.entries

@@ -107,6 +107,10 @@ def fits(folder):
     return {
         "elbo, held out": (vae(), {"x": bits, "held_out": 0.25, "patience": 2, "epochs": 12, "learning_rate": 0.3}),
         "iw_elbo(5), missing": (vae(), {"x": bits, "mask": mask, "objective": ppvae.iw_elbo(5), **STAGED}),
+        "not at random": (
+            vae("vae_not_at_random"),
+            {"x": real, "mask": mask, "objective": ppvae.iw_elbo(3), **STAGED},
+        ),
         "dreg": (vae(), {"x": bits, "objective": ppvae.iw_elbo(5, gradient="dreg")}),
         "exact": (pair("factor_analysis_exact", features=D), {"x": real, "mask": mask, **STAGED}),
         "redrawn": (vae(), {"x": grey, "redraw": torch.bernoulli, **STAGED}),

@@ -28,6 +28,7 @@ WAIT = 120  # seconds; a hang is a failure
 FITS = (
     "elbo, held out",
     "iw_elbo(5), missing",
+    "not at random",
     "dreg",
     "exact",
     "redrawn",

@@ -118,6 +118,13 @@ LAYOUTS = {
 }
 
 
+def test_a_story_of_the_mask_is_told_of_it_from_files_too(on_disk):
+    made = [pair("vae_not_at_random", features=D, latents=2, hidden=(8,)) for _ in range(2)]
+    ppvae.fit(made[0], HOLES, **STEPS)
+    ppvae.fit(made[1], on_disk(HOLES), **STEPS)
+    assert same(*made)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_however_the_numbers_lie_in_the_file(on_disk, layout):
     x = LAYOUTS[layout](on_disk)

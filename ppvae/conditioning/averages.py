@@ -39,11 +39,19 @@ def weighted_mean(blocks: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
 
 
 def expectation(likelihood: Any) -> Tensor:
-    """E[x | z] of a site's distribution; NaN, or a Problem, where there is none."""
+    """E[x | z] of a site's distribution, or what it says is to be averaged instead (``averaged``, which its ``decided``
+    turns into values of x); NaN, or a Problem, where there is none."""
+    if hasattr(likelihood, "averaged"):
+        return likelihood.averaged
     try:
         return likelihood.mean
     except NotImplementedError:
         raise no_mean(likelihood) from None
+
+
+def decided(likelihood: Any, averages: Tensor) -> Tensor:
+    """Values to complete rows with, (n, D), from the averages of what `expectation` gave."""
+    return likelihood.decided(averages) if hasattr(likelihood, "decided") else averages
 
 
 def no_mean(likelihood: Any) -> Problem:

@@ -13,14 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ppvae.checking import refuse_contradicted
 from ppvae.conditioning import export
-from ppvae.conditioning.averages import effective, expectation, log_mean_exp, no_mean, summed, weighted_mean
+from ppvae.conditioning.averages import decided, effective, expectation, log_mean_exp, no_mean, summed, weighted_mean
 from ppvae.conditioning.blocks import Blocks
 from ppvae.conditioning.completion import completed, lifted, prior, put_back, score, story
 from ppvae.conditioning.gibbs import Chain, chain, refuse_settings, together
 from ppvae.door import Table, enter
 from ppvae.errors import Problem, refuse_count
 from ppvae.pair import Pair
+from ppvae.tracing.hidden import goes_on
 from ppvae.tracing.terms import weights_of
 from ppvae.tracing.traces import run
 
@@ -35,7 +37,9 @@ def condition(pair: Pair, x: Any, mask: Any = None) -> Posterior:
         x: (N, D) array, tensor or DataFrame, NaN = missing; or a mapping by name.
         mask: True = observed.
     """
-    return Posterior(pair, enter(pair, x, mask))
+    table = enter(pair, x, mask)
+    refuse_contradicted(pair, table)
+    return Posterior(pair, table)
 
 
 class Posterior(Blocks):
@@ -87,7 +91,7 @@ class Posterior(Blocks):
             raise Problem(
                 "the pair has no latents", "it was made without a guide", "log_evidence() and impute() still work"
             )
-        return {name: self._together(name, parts) for name in parts[0]}
+        return {name: self._together(name, parts) for name in parts[0] if not self.pair.hides(name)}
 
     def impute(self, draws: int = 20, particles: int | None = None) -> Tensor:
         """Draw complete rows, (S, N, D): observed entries unchanged, missing ones from p(x_m | x_o).
@@ -135,7 +139,9 @@ class Posterior(Blocks):
 
         .. math:: \sum_p w_p\, E[x | z_p] / \sum_p w_p, \quad w_p = p(x_o, z_p) / q(z_p | x)
 
-        (Mattei & Frellsen 2019, eq. 9-10: each draw of z gives its mean of x, not a draw of x.)
+        (Mattei & Frellsen 2019, eq. 9-10: each draw of z gives its mean of x, not a draw of x.) Codes of classes have no
+        mean: in a `ppvae.nn.columns.Columns` the probabilities of classes are averaged, and a hole gets the most probable
+        class of a categorical column, the median class of an ordinal one.
 
         Args:
             particles: P.
@@ -186,9 +192,9 @@ class Posterior(Blocks):
                 scores.append(score(rows, site["fn"], draws))
                 priors.append(prior(self.pair, rows, draws))
         x = self.table.values["x"]
-        simulated = {name: self._together(name, priors) for name in latents[0]}
+        simulated = {name: self._together(name, priors) for name in latents[0] if not self.pair.hides(name)}
         return export.datatree(
-            {name: self._together(name, latents) for name in latents[0]},
+            {name: self._together(name, latents) for name in simulated},
             torch.cat(complete, 1),
             torch.cat(scores, 1),
             x,
@@ -244,6 +250,7 @@ class Posterior(Blocks):
         """The log-weights (P, n) of draws, zeros where none are asked for, and each latent, (P, n, 1) + event."""
         traces = run(self.pair, rows, particles, enumerate=False)
         latents = {**dict(traces.drawn()), **{n: s for n, s in traces.left() if n != "x"}}
+        latents |= {name: site for name, site in traces.scored() if goes_on(site)}
         self._names = list(latents)
         values = [lifted(site) for site in latents.values()]
         x = next(iter(rows.values.values()))
@@ -274,11 +281,13 @@ class Posterior(Blocks):
         parts = [self.block(self._expected, rows, block) for block in blocks]
         if any(means.isnan().any() and not weights.isnan().any() for means, weights in parts):
             raise no_mean(self.pair.sites()["x"]["fn"])
-        return put_back(rows, weighted_mean(parts))
+        return put_back(rows, decided(self.pair.sites()["x"]["fn"], weighted_mean(parts)))
 
     def _expected(self, rows: Table, particles: int) -> list[Tensor]:
         """E[x | z] of draws under their weights, (1, n, D), and the log of all their weight, (1, n)."""
         traces = run(self.pair, rows, particles, enumerate=False)
-        values = expectation(traces.model.nodes["x"]["fn"]).expand(particles, len(rows), -1)
+        x = traces.model.nodes["x"]
+        # Where the story goes on from what is missing, a weight belongs to that draw of it, not to its mean.
+        values = (x["value"] if goes_on(x) else expectation(x["fn"])).expand(particles, len(rows), -1)
         weights = values.new_zeros(values.shape[:2]) if self.global_latents else weights_of(traces)
         return list(summed(values, weights.to(values)))

@@ -12,6 +12,7 @@ from ppvae.conditioning.completion import story
 from ppvae.conditioning.posterior import Posterior, condition
 from ppvae.door import Table
 from ppvae.errors import Problem, refuse_count
+from ppvae.evaluate.density import refuse_hidden
 from ppvae.pair import Pair
 
 CELLS = 2**21  # log-densities at once
@@ -69,6 +70,7 @@ def gain(pair: Pair, x: Any, mask: Any = None, *, target: int | None = None, dra
     if draws < 2:
         raise Problem("draws is 1", "one draw cannot be told from the mean of all", "draws=256")
     post = condition(pair, x, mask)
+    refuse_hidden(pair, post.table)
     hidden = _hidden(post.table, target)
     with post.evaluating():
         parts = [_gain(post, rows, target, draws) for rows in post.row_blocks(draws)]

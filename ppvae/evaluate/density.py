@@ -20,7 +20,7 @@ from torch.distributions.transforms import Transform
 
 from ppvae.door import Table
 from ppvae.errors import Caution, Problem
-from ppvae.pair import Pair
+from ppvae.pair import SEEN, Pair
 from ppvae.tracing.terms import weights_of
 from ppvae.tracing.traces import PARTICLE_DIM, At, Traces, by_row, enumerated, is_global, log_prob, run
 
@@ -39,6 +39,7 @@ class Latents:
     def __init__(self, pair: Pair, table: Table) -> None:
         self.pair = pair
         _refuse_partly_seen(pair, table)
+        refuse_hidden(pair, table)
         first = table.rows(slice(0, 1))
         traces = run(pair, first)
         _refuse(traces)
@@ -120,7 +121,8 @@ def simulate(pair: Pair, table: Table, draws: int = 1) -> tuple[dict[str, Tensor
         trace = poutine.trace(pair.model).get_trace(size=len(table), **given)
     drawn = {name: site["value"] for name, site in _samples(trace).items()}
     seen = {name: drawn.pop(name)[0].reshape(v.shape) for name, v in table.values.items() if name in drawn}
-    return drawn, Table({**given, **seen}, table.masks, table.total)
+    masks = {**table.masks, "x": seen[SEEN] > 0.5} if SEEN in seen else table.masks  # the story says what is seen
+    return drawn, Table({**given, **seen}, masks, table.total)
 
 
 def _samples(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
@@ -137,6 +139,17 @@ def _prior(traces: Traces, name: str) -> Tensor:
             "start='guide'",
         )
     return by_row(value, traces)
+
+
+def refuse_hidden(pair: Pair, table: Table) -> None:
+    """Refuse rows whose missing entries are draws of the story, for what takes p(x | z) for their density."""
+    for name in table.masks:
+        if pair.hides(name):
+            raise Problem(
+                f"the story draws what is missing of {name!r}, and goes on from it",
+                "given its latents a row's missing entries still depend on one another and on why they are missing",
+                "impute() and log_evidence(), by importance weights",
+            )
 
 
 def _refuse_partly_seen(pair: Pair, table: Table) -> None:

@@ -81,7 +81,8 @@ def _add(
     if redraw is not None:
         values, stored = _redrawn(pair, values, redraw)
     table = enter(pair, values, masks)
-    for name, value in table.values.items():
+    for name in values:  # not what the door adds to them: a batch without it has it from the mask
+        value = table.values[name]
         holes = value.isnan()
         if holes.any():
             found.holes.add(name)
@@ -96,7 +97,7 @@ def _add(
             found.widths[name] = max(found.widths.get(name, 1), mask.shape[-1])
             if name == "x":
                 found.unseen.append((~mask.any(1)).nonzero().flatten() + start)
-    _sum(found.sums, {**table.values, **stored}, {name: table.masks.get(name) for name in table.values})
+    _sum(found.sums, {**table.values, **stored}, {name: table.masks.get(name) for name in values})
 
 
 def _redrawn(

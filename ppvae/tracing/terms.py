@@ -18,6 +18,7 @@ from ppvae.door import Table
 from ppvae.errors import Problem
 from ppvae.pair import Pair
 from ppvae.tracing import enumeration
+from ppvae.tracing.hidden import goes_on
 from ppvae.tracing.traces import Traces, by_row, enumerated, is_global, log_prob, run, seen_rows
 
 
@@ -192,7 +193,8 @@ def refuse_dead_gradients(traces: Traces, scores: bool = False) -> None:
     the guide's have one)."""
     if not torch.is_grad_enabled():
         return
-    for side, sites in (("guide", () if scores else traces.drawn()), ("story", traces.left())):
+    gone_on = ((name, site) for name, site in traces.scored() if goes_on(site))
+    for side, sites in (("guide", () if scores else traces.drawn()), ("story", [*traces.left(), *gone_on])):
         for name, site in sites:
             if not reparametrised(site):
                 raise Problem(

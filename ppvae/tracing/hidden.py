@@ -1,0 +1,49 @@
+"""A site that is observed entry by entry, and goes on into the rest of the story."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro.poutine.block_messenger import BlockMessenger
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import _PYRO_STACK
+from torch import Tensor
+
+
+class Hidden(Messenger):
+    """Put observed entries into a site's value: where its mask is False the story's own draw stands, and counts 0.
+
+    What the story draws after it (which entries were seen, say) depends on the completed value, so its draws are latents
+    that the guide leaves to the story: log p - log p = 0 of the entries, and importance weights by what follows.
+
+    It works below all handlers that stand already, down to the nearest block: what it changes is then what a trace,
+    stock Pyro's too, records, an observed site under its mask.
+
+    Args:
+        entries: by name of the site, its values and True where they were observed, (N, D) each.
+    """
+
+    def __init__(self, entries: dict[str, tuple[Tensor, Tensor]]) -> None:
+        super().__init__()
+        self.entries = entries
+
+    def __enter__(self) -> Hidden:
+        blocks = [i for i, messenger in enumerate(_PYRO_STACK) if isinstance(messenger, BlockMessenger)]
+        _PYRO_STACK.insert(blocks[-1] + 1 if blocks else 0, self)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        _PYRO_STACK.remove(self)
+
+    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
+        if msg["name"] in self.entries and not msg["is_observed"]:
+            value, seen = self.entries[msg["name"]]
+            msg["value"] = torch.where(seen, value, msg["value"])
+            msg["is_observed"], msg["mask"] = True, seen
+            msg["infer"]["_hidden"] = True
+
+
+def goes_on(site: dict[str, Any]) -> bool:
+    """Whether a site's missing entries are the story's own draws, from which it goes on."""
+    return site["infer"].get("_hidden", False)
