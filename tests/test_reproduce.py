@@ -8,9 +8,10 @@ import pytest
 import torch
 from sklearn.impute import KNNImputer
 
+import ppvae
 from ppvae import exact
 from ppvae.imputation import WAYS
-from ppvae.reproduce import Cell, Run, evidence, imputation, names, table, thesis_missing
+from ppvae.reproduce import Cell, Run, evidence, imputation, names, not_at_random, table, thesis_missing
 from ppvae.reproduce.run import cells
 from ppvae.reproduce.thesis_missing import EXACT, LEARNED, ROWS, THESIS, Budget
 
@@ -227,3 +228,33 @@ def test_rank_one_experts_learned_under_random_masks_serve_quarters(data_folder)
             best = thesis_missing.error(exact.posterior(*story[:3], scored, mask), story, scored, mask).mean()
             assert thesis_missing.error(encode(scored, mask), story, scored, mask).mean() <= 1.05 * best
             assert exact.kl_to_posterior(encode(scored, mask), *story[:3], scored, mask).mean() < 2
+
+
+def test_not_miwae_hides_what_lies_above_the_mean_and_scores_that_alone(ppvae_, monkeypatch):
+    tiny = not_at_random.Budget(("breast",), 60, dict.fromkeys((not_at_random.LINEAR, not_at_random.DEEP), 2), 10, 20)
+    monkeypatch.setitem(not_at_random.BUDGETS, "smoke", tiny)
+    code, _, err = ppvae_("reproduce", "not-miwae", "--seeds", 1, "--budget", "smoke", "--json", "t.json")
+    assert code == 0, err
+    found = {(r["row"], r["column"]): r for r in json.load(open("t.json"))["results"]}
+    assert {row for row, _ in found} == {*not_at_random.WITHOUT, *not_at_random.METHODS}
+    x, mask = not_at_random.protocol("breast", 60)
+    assert x.mean(0).abs().max() < 1e-5 and (x.square().mean(0) - 1).abs().max() < 1e-5
+    assert mask[:, 15:].all() and torch.equal(mask[:, :15], x[:, :15] <= 0)
+    means = x.masked_fill(~mask, torch.nan).nanmean(0).expand_as(x)
+    by_hand = (means - x)[~mask].square().mean().sqrt()
+    assert abs(found["Column means", "breast"]["value"] - by_hand) < 1e-5
+    assert found["Column means", "breast"]["reference"] == 1.82
+    assert found["VAE, sign known", "breast"]["reference"] == 0.76
+
+
+def test_not_miwae_runs_a_story_that_ignores_the_mask_and_three_that_do_not():
+    made = {
+        name: ppvae.make(method.pair, features=4, latents=3, **method.options).mechanism
+        for name, method in not_at_random.METHODS.items()
+    }
+    x = torch.tensor([[0.0, 0.0, 0.0, 0.0], [1.0, 2.0, 3.0, 4.0]])
+    for name, mechanism in made.items():
+        with torch.no_grad():
+            mechanism.slope.fill_(1.0)
+        moved = (mechanism(x).logits[1] - mechanism(x).logits[0]).abs() > 0
+        assert moved.all() != name.endswith("ignoring"), name
