@@ -238,6 +238,8 @@ def bad_tables():
         (("fit", "vae", "--objective", "elbow"), "elbow"),
         (("fit", "vae", "--hidden", "wide"), "wide"),
         (("fit", "vae", "--likelihood", "poisson"), "poisson"),
+        (("fit", "vae", "--mechanism", "agnostic"), "mechanism"),
+        (("fit", "vae_not_at_random", "--mechanism", "sign"), "sign"),
         (("fit", "vae", "--batch-size", "100000"), "batch_size"),
         (("fit", "vae", "--device", "abacus"), "abacus"),
         (("fit", "vae", "--likelihood", "bernoulli"), "Bernoulli"),

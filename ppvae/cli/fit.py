@@ -34,6 +34,12 @@ def fit(
     likelihood: Annotated[
         str | None, typer.Option(help="bernoulli or normal; default: the one that suits the data.")
     ] = None,
+    mechanism: Annotated[
+        str | None,
+        typer.Option(
+            help="Why entries are missing: agnostic, self_masking or sign_known (large values are); of the pairs that say so."
+        ),
+    ] = None,
     objective: Annotated[str, typer.Option(help="elbo or iw_elbo.")] = "elbo",
     draws: Annotated[
         int | None, typer.Option(min=1, help="Particles of the objective; default 1 for elbo, 5 for iw_elbo.")
@@ -75,7 +81,7 @@ def fit(
     if force:
         checkpoint.unlink(missing_ok=True)
     torch.manual_seed(seed)
-    made = ppvae.make(pair, rows_of.features, latents, **_options(pair, rows_of, hidden, likelihood))
+    made = ppvae.make(pair, rows_of.features, latents, **_options(pair, rows_of, hidden, likelihood, mechanism))
     began = time.perf_counter()
     if checkpoint.exists():
         errors.print(f"going on from {checkpoint}")
@@ -129,7 +135,9 @@ def fit(
     figures.write()
 
 
-def _options(name: str, rows_of: Source, hidden: str | None, likelihood: str | None) -> dict[str, Any]:
+def _options(
+    name: str, rows_of: Source, hidden: str | None, likelihood: str | None, mechanism: str | None
+) -> dict[str, Any]:
     """The options of the pair's own make that the command line and the data set."""
     known = inspect.signature(maker(name).make).parameters
     options: dict[str, Any] = {}
@@ -142,6 +150,8 @@ def _options(name: str, rows_of: Source, hidden: str | None, likelihood: str | N
             ) from None
     if likelihood is not None or "likelihood" in known:
         options["likelihood"] = likelihood or rows_of.likelihood
+    if mechanism is not None:
+        options["mechanism"] = mechanism
     if "height" in known and rows_of.shape is not None:
         options |= {"channels": rows_of.shape[0], "height": rows_of.shape[1]}
     return options
