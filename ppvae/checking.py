@@ -88,7 +88,7 @@ def refuse_unfit(pair: Pair, table: Table) -> None:
             "drop the column: x[:, x.std(0) > 0]; or spread grey levels: x + torch.rand_like(x) / 256",
         )
     nothing = (~seen.any(1)).nonzero().flatten().tolist()
-    if nothing:
+    if nothing and not pair.hides("x"):  # a story of the mask learns from an empty row too
         warnings.warn(
             f"row{_s(nothing)} not observed at all\n  Likely cause: blank lines, or a mask that is inverted\n"
             "  Try: drop them: x[mask.any(1)]; they add only -KL to the bound and teach nothing",

@@ -315,3 +315,13 @@ def test_a_column_goes_missing_by_its_own_row_of_slopes_within_its_group():
     x = torch.tensor([[1.0, 10.0, 100.0]])
     expected = torch.tensor([[-(0 * 1 + 0.1 * 2 * 100.0), 0.0, -(0.1 * 6 * 1 + 8 * 100.0)]])  # others count a tenth
     assert (by(x).logits - expected).abs().max() < 1e-10
+
+
+def test_a_row_of_which_nothing_was_seen_teaches_and_meets_no_warning():
+    made = made_with(Probit())
+    x, mask = rows(made, N=20, gone=())
+    mask[3] = False
+    ppvae.fit(made, x, mask, epochs=1)  # a warning would fail here
+    bound = ppvae.iw_elbo(5)(made, x, mask)[3]
+    (gradient,) = torch.autograd.grad(bound, [made.decoder.loc])
+    assert gradient[0] != 0 and (gradient[1:] == 0).all()  # Probit looks at the first column alone
