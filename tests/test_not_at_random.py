@@ -120,8 +120,8 @@ def test_logistic_mechanisms_of_two_missing_columns_agree_with_quadrature(kind):
     torch.manual_seed(2)
     by = mechanism(kind, D, groups=((0, 1), (2, 3)) if kind == "group" else None)
     with torch.no_grad():
-        for p in by.parameters():
-            p.normal_()
+        by.level.normal_().div_(40)
+        by.pace.normal_().div_(40)
     made = made_with(by)
     x, mask = rows(made, N=4, gone=(0, 1))
     mask[:-1, 2:] = True
@@ -144,7 +144,7 @@ def test_an_ignorable_mask_leaves_the_story_as_it_is():
     made = made_with(SelfMasking(D))
     x, mask = rows(made, N=30)
     with torch.no_grad():
-        made.mechanism.offset.normal_()
+        made.mechanism.level.normal_().div_(40)
     plain = ppvae.make("factor_analysis_exact", D, K)
     plain.decoder.load_state_dict(made.decoder.state_dict())
     of_mask = dist.Bernoulli(logits=made.mechanism.offset).log_prob(mask.to(x)).sum(-1)
@@ -311,10 +311,10 @@ def test_what_takes_the_storys_density_for_an_entrys_own_is_refused():
 def test_a_column_goes_missing_by_its_own_row_of_slopes_within_its_group():
     by = Groups(3, ((0, 2),))
     with torch.no_grad():
-        by.slope.copy_(torch.arange(9.0).reshape(3, 3))
+        by.pace.copy_(torch.arange(9.0).reshape(3, 3))
     x = torch.tensor([[1.0, 10.0, 100.0]])
-    expected = torch.tensor([[-(0 * 1 + 0.1 * 2 * 100.0), 0.0, -(0.1 * 6 * 1 + 8 * 100.0)]])  # others count a tenth
-    assert (by(x).logits - expected).abs().max() < 1e-10
+    expected = torch.tensor([[-(40 * 0 * 1 + 0.4 * 2 * 100.0), 0.0, -(0.4 * 6 * 1 + 40 * 8 * 100.0)]])
+    assert (by(x).logits - expected).abs().max() < 1e-9
 
 
 def test_a_row_of_which_nothing_was_seen_teaches_and_meets_no_warning():

@@ -255,6 +255,6 @@ def test_not_miwae_runs_a_story_that_ignores_the_mask_and_three_that_do_not():
     x = torch.tensor([[0.0, 0.0, 0.0, 0.0], [1.0, 2.0, 3.0, 4.0]])
     for name, mechanism in made.items():
         with torch.no_grad():
-            mechanism.slope.fill_(1.0)
+            mechanism.pace.fill_(1.0)
         moved = (mechanism(x).logits[1] - mechanism(x).logits[0]).abs() > 0
         assert moved.all() != name.endswith("ignoring"), name

@@ -1,6 +1,6 @@
 """Mechanisms: which entries are seen, given the values; x (…, N, D) to Bernoulli(logits (…, N, D)), 1 = seen.
 
-``logits = offset - (slope * pattern) x``; a mechanism is a pattern of what a column's being seen may depend on. Data alone do
+``logits = offset - slope x``; a mechanism says on which columns a column's being seen may depend. Data alone do
 not say why entries are missing (Rubin 1976): what a mechanism supposes, and how it learns, decides among stories that fit alike.
 """
 
@@ -16,12 +16,15 @@ from torch.nn.functional import softplus
 from ppvae.errors import Problem
 
 KINDS = ("agnostic", "self_masking", "sign_known", "group")
-OTHERS = 0.1  # Adam's steps have one length: a slope that counts a tenth learns ten times slower
 STEEP = 3.0  # in standard deviations of a standardised column
+OWN, OTHERS = 40.0, 0.4  # Adam's steps have one length: what counts forty times learns forty times faster
 
 
 class SelfMasking(nn.Module):
     r"""A column goes missing by its own value: logit p(s_j = 1 | x) = b_j - a_j x_j.
+
+    It learns many times faster than a story: until a mechanism is steep, the further a draw of a missing entry lies from
+    what was seen the better it explains that it was not, and a network follows it there.
 
     Args:
         features: D.
@@ -33,21 +36,31 @@ class SelfMasking(nn.Module):
 
     def __init__(self, features: int, signs: float | Sequence[float] | None = None) -> None:
         super().__init__()
-        self.offset = nn.Parameter(torch.zeros(features))
-        # Where the sign is known the slope begins steep: a story that has learned to do without it does not find it again.
-        self.slope = nn.Parameter(torch.full((features,), 0.0 if signs is None else STEEP))
+        self.level = nn.Parameter(torch.zeros(features))
+        self.pace = nn.Parameter(torch.full((features,), 0.0 if signs is None else STEEP / OWN))
         self.register_buffer("signs", None if signs is None else _signs(signs, features), persistent=False)
 
+    @property
+    def offset(self) -> Tensor:
+        """b, (D,)."""
+        return OWN * self.level
+
+    @property
+    def slope(self) -> Tensor:
+        """a, (D,)."""
+        slope = OWN * self.pace
+        return slope if self.signs is None else self.signs * softplus(slope)
+
     def forward(self, x: Tensor) -> dist.Bernoulli:
-        slope = self.slope if self.signs is None else self.signs * softplus(self.slope)
-        return dist.Bernoulli(logits=self.offset - slope * x)
+        return dist.Bernoulli(logits=self.offset - self.slope * x)
 
 
 class Groups(nn.Module):
     r"""A column goes missing by the values of its group: logit p(s_j = 1 | x) = b_j - sum_{i in group of j} A_ji x_i.
 
-    A column's own value learns first, the others' slopes at a tenth of its pace: observed columns tell of a mask well enough for
-    the story to stay as it would be without a mechanism, or to bend the other way.
+    Offsets and a column's own slope learn first, the others' slopes a hundred times slower. Observed columns tell of a mask well
+    enough for the story to stay as it would be without a mechanism, or to bend the other way; and until a column that is always
+    seen is known to be so, what is missing elsewhere is pushed to where it says so too.
 
     Args:
         features: D.
@@ -57,14 +70,23 @@ class Groups(nn.Module):
 
     def __init__(self, features: int, groups: Sequence[Sequence[int]] | None = None) -> None:
         super().__init__()
-        self.offset = nn.Parameter(torch.zeros(features))
-        self.slope = nn.Parameter(torch.zeros(features, features))
-        pattern = _pattern(features, groups)
+        self.level = nn.Parameter(torch.zeros(features))
+        self.pace = nn.Parameter(torch.zeros(features, features))
         own = torch.eye(features)
-        self.register_buffer("pattern", pattern * (own + OTHERS * (1 - own)), persistent=False)
+        self.register_buffer("pattern", _pattern(features, groups) * (OWN * own + OTHERS * (1 - own)), persistent=False)
+
+    @property
+    def offset(self) -> Tensor:
+        """b, (D,)."""
+        return OWN * self.level
+
+    @property
+    def slope(self) -> Tensor:
+        """A, (D, D)."""
+        return self.pace * self.pattern
 
     def forward(self, x: Tensor) -> dist.Bernoulli:
-        return dist.Bernoulli(logits=self.offset - x @ (self.slope * self.pattern).T)
+        return dist.Bernoulli(logits=self.offset - x @ self.slope.T)
 
 
 def mechanism(
