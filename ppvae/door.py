@@ -284,7 +284,9 @@ def _refuse_values(name: str, value: Tensor, seen: Tensor, site: Any) -> None:
             f"{name} is {value[row, column].item():.4g} at row {row}, column {column}, outside {_said(support, column)} "
             f"({int(outside.sum())} such entries)",
             f"the likelihood is {kind}: other values have no density under it",
-            "for grey pixels: binarize (x.bernoulli()) or make(…, likelihood='normal'); for counts and classes: whole numbers",
+            "another kind for this column, NaN where a value is missing, or ppvae.data.Schema for words"
+            if hasattr(support, "of")
+            else "for grey pixels: binarize (x.bernoulli()) or make(…, likelihood='normal'); for counts and classes: whole numbers",
         )
 
 

@@ -7,11 +7,11 @@ from scipy import stats
 
 import ppvae
 from ppvae.exact.gaussian import (
-    _inverse_wishart_root,
     conditional,
     conditional_draws,
     gaussian,
     gaussian_posterior,
+    inverse_wishart_root,
 )
 
 
@@ -105,7 +105,7 @@ def test_inverse_wishart_draws_have_their_moments():
     torch.manual_seed(0)
     S = torch.tensor([[4.0, 1.0, 0.5], [1.0, 3.0, -0.7], [0.5, -0.7, 2.0]])
     df, n = 40, 20_000
-    draws = torch.stack([(root := _inverse_wishart_root(S, df)) @ root.T for _ in range(n)])
+    draws = torch.stack([(root := inverse_wishart_root(S, df)) @ root.T for _ in range(n)])
     p = 3
     mean = S / (df - p - 1)
     d = S.diagonal()

@@ -64,7 +64,8 @@ def test_a_completed_table_keeps_what_was_observed_and_its_draws_agree_with_its_
     assert torch.equal(found.draws[:, mask], truth[mask].expand(99, -1))
     assert found.draws.isfinite().all()
     error = found.draws.std(0) / 99**0.5
-    apart = ((found.draws.mean(0) - found.mean).abs() / error.clamp_min(1e-300))[~mask]
+    # all draws of a cell may be one value, of a column whose numbers are in the millions
+    apart = ((found.draws.mean(0) - found.mean).abs() / (error + 1e-9))[~mask]
     assert (apart < 6).all()  # about 450 cells
     again = complete(x, WAYS[name], 99, seed=1)
     assert torch.equal(found.draws, again.draws) and torch.equal(found.mean, again.mean)

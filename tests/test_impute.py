@@ -26,6 +26,7 @@ N = 60
 DRAWS = 199
 FACTORS = "Factor analysis", "Factor analysis, warped columns"
 GAUSSIANS = "Gaussian, uncertain parameters", "Gaussian, uncertain parameters, warped columns"
+MIXTURES = ("Gaussian mixture", "Gaussian mixture, warped columns")
 
 
 def numbers(missing=0.2, seed=0, rows=N):
@@ -331,14 +332,19 @@ def test_latents_force_factor_analysis_on_standardised_columns(ppvae_):
     assert code == 2 and "--deep" in err and not Path("new.csv").exists()
 
 
-def test_deep_tries_a_vae_too(ppvae_, monkeypatch):
+def test_deep_tries_mixtures_and_a_vae_too(ppvae_, monkeypatch):
     trained = []
     monkeypatch.setattr(ways, "VAE_STEPS", 3)
     monkeypatch.setattr(ways, "fit", lambda *a, fit=ways.fit, **k: trained.append(k["epochs"]) or fit(*a, **k))
     lognormal()
     code, _, err = ppvae_("impute", "t.csv", "-o", "full.csv", "--json", "r.json", "--deep")
     assert code == 0, err
-    assert tuple(json.load(open("r.json"))["results"]["tried"]) == (*FACTORS, *GAUSSIANS, "VAE, warped columns")
+    assert tuple(json.load(open("r.json"))["results"]["tried"]) == (
+        *FACTORS,
+        *GAUSSIANS,
+        *MIXTURES,
+        "VAE, warped columns",
+    )
     assert trained == [1]  # of 64 rows a batch: 3 steps are one epoch of 150 rows
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 import time
 import warnings
@@ -17,6 +16,8 @@ import typer
 from torch import Tensor
 
 from ppvae import data
+from ppvae.cli.impute_checks import refuse_paths, refuse_table
+from ppvae.cli.impute_mixed import Done, impute_mixed, said_kinds
 from ppvae.cli.shared import (
     Device,
     Figures,
@@ -26,14 +27,14 @@ from ppvae.cli.shared import (
     console,
     errors,
     moments,
-    refuse_columns,
-    refuse_existing,
 )
 from ppvae.data import parquet
 from ppvae.data.completed import write_completed
+from ppvae.data.lines import Lines
 from ppvae.data.table import write_new
 from ppvae.errors import Caution, Problem
 from ppvae.imputation import WAYS, Choice, Completed, Way, choose, complete, draws_for, worth_trying
+from ppvae.imputation.sheet import Sheet
 from ppvae.imputation.ways import factor_analysis
 from ppvae.machine import device_of
 from ppvae.report.hidden import hide, mean_error
@@ -41,6 +42,7 @@ from ppvae.report.imputation import imputation, summary
 from ppvae.report.scores import Scores, scores
 
 PICTURED = 20  # draws of each missing cell in the report
+Hidden = tuple[Tensor, Tensor]  # cells to choose by, and others that score
 MOST = 2**28  # numbers in all draws together: 2 GiB, of which a few copies are made
 
 
@@ -48,8 +50,8 @@ def impute(
     table: Annotated[
         Path,
         typer.Argument(
-            help="A CSV or Parquet file, its columns with names; empty cells, NA, ? are missing. "
-            "Columns that are not numbers are passed through."
+            help="A CSV or Parquet file, its columns with names; empty cells, NA, ? are missing. Of a table of 100 rows or more "
+            "words that repeat are completed too; names, dates and text are passed through."
         ),
     ],
     output: Annotated[
@@ -70,6 +72,14 @@ def impute(
     report: Annotated[
         Path | None, typer.Option(help="Also write a page that says what was missing and how well it is completed.")
     ] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=KIND",
+            help="What a column is, where that is not guessed: real, positive, count, ordinal, categorical, binary, or aside "
+            "(passed through); or its classes in order, 'size=small<medium<large'. May be given often.",
+        ),
+    ] = None,
     force: Force = False,
     seed: Seed = 0,
     device: Device = "auto",
@@ -78,66 +88,62 @@ def impute(
     """Complete a table with holes. Observed cells and text are written as they were; the input file is not touched."""
     many = output.with_name(f"{output.stem}.draws{output.suffix if parquet.ends(output) else '.csv'}")
     arguments = {"table": str(table), "output": str(output), "latents": latents, "deep": deep, "draws": draws}
+    arguments |= {"kind": kind} if kind else {}
     figures = Figures("impute", arguments | {"seed": seed, "report": report and str(report)}, json)
     if deep and latents:
         raise Problem("both --deep and --latents", "--latents leaves no way to choose", "one of the two")
-    _refuse_paths(table, output, many if draws else None, report, json, force)
+    if kind and latents:
+        raise Problem(
+            "both --kind and --latents", "factors are of numbers, and all else is passed through", "one of the two"
+        )
+    kinds = said_kinds(kind or [])
+    refuse_paths(table, output, many if draws else None, report, json, force)
     with _doing("reading the table"):
-        holes = data.read_table(table, text="keep")
+        sheet = Sheet.of(data.read_table(table, text="words"), kinds, guess=latents is None)
+        if not sheet.columns:
+            data.read_table(table, text="keep")  # says which columns there are, and that none is of numbers
+    holes = sheet.table
     x = torch.as_tensor(holes.values, device=device_of(device))
-    _refuse_table(holes, x)
+    refuse_table(holes, x, sheet.mixed)
     count = max(draws, draws_for(x))  # what is completed by the draws' mean needs many of them
     _refuse_size(x, count, draws)
     loc, scale = moments(x)
     choosing, scoring = hide((x - loc) / scale, seed)
-    ways = _ways(x, latents, deep)
-    chosen = decide(x, ways, choosing, scoring, seed)
-    way = ways[chosen.name]
-    found, hidden_column = _scores(x, way, scoring, seed), scoring.nonzero()[:, 1].cpu().numpy()
-    with _doing(f"completing the table by {chosen.name!r}"):
-        completed = complete(x, way, count, seed)
+    done = (_mixed if sheet.mixed else _numbers)(
+        sheet, x, (choosing, scoring), (count, draws_for(x)), latents, deep, seed
+    )
     missing = x.isnan()
-    filled, drawn = completed.mean[missing].cpu().numpy(), completed.draws[:, missing].cpu().numpy()
+    filled, drawn = done.completed.mean[missing].cpu().numpy(), done.completed.draws[:, missing].cpu().numpy()
     figures.results = {
         "rows": len(x),
         "columns": x.shape[1],
         "passed": holes.passed,
         "passed_missing": int(holes.frame[holes.passed].isna().to_numpy().sum()),
         "missing": len(filled),
-        "way": chosen.name,
-        "says": way.says,
-        "warp": way.warp,
-        "tried": {name: tried._asdict() for name, tried in chosen.scores.items()},
-        "hidden": int(choosing.sum()),
-        "rmse_hidden_mean": _mean_error(x, choosing, scoring) if chosen.scores else None,
-        "fit": dict(completed.found),
         "draws": count,
-        "score": found.of(),
         "score_draws": draws_for(x),
-        "by_column": {
-            name: {"missing": int(missing[:, j].sum()), **found.of(hidden_column == j, 1 / float(scale[j]))}
-            for j, name in enumerate(holes.columns)
-        },
+        **done.results,
     }
     page = None
     if report:
         said = {"table": table.name, "output": output.name, "seed": seed, "given": latents is not None}
         said |= {"seconds": time.perf_counter() - figures.began, "written": time.strftime("%Y-%m-%d %H:%M")}
         with _doing("writing the report"):
-            page = imputation(holes.values, holes.columns, drawn[:PICTURED], figures.results, **said)
+            page = imputation(holes.values, holes.columns, drawn[:PICTURED], figures.results, sheet.classes, **said)
+    lines = isinstance(holes.sheet, Lines) and not parquet.ends(output)
     with _doing("writing the table"):
         if draws:
-            write_completed(holes, drawn[:draws], many, force)
+            write_completed(holes, sheet.cells(drawn[:draws], lines), many, force)
         if page:
             write_new(report, lambda draft: Path(draft).write_text(page, encoding="utf-8"), force)
-        write_completed(holes, filled, output, force)
+        write_completed(holes, sheet.cells(filled, lines), output, force)
     figures.write()
     written = [str(output)] + [f"draws to {many}"] * bool(draws) + [f"the report to {report}"] * bool(report)
     for line in summary(figures.results, written):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    if found.no_better:
+    if done.no_better:
         warnings.warn(
-            "the completed cells are no better than their column's mean\n  Likely cause: too few rows for so many columns, or "
+            f"the completed cells are no better than their column's {'own law' if sheet.mixed else 'mean'}\n  Likely cause: too few rows for so many columns, or "
             "columns that say nothing about each other\n  Try: more rows, or fewer columns",
             Caution,
             stacklevel=1,
@@ -145,6 +151,41 @@ def impute(
 
 
 # --- which way, and whether to believe it ---------------------------------------------------------
+
+
+def _mixed(
+    sheet: Sheet, x: Tensor, hidden: Hidden, draws: tuple[int, int], latents: int | None, deep: bool, seed: int
+) -> Done:
+    return impute_mixed(sheet, x, hidden, draws, deep, seed, _doing)
+
+
+def _numbers(
+    sheet: Sheet, x: Tensor, hidden: Hidden, draws: tuple[int, int], latents: int | None, deep: bool, seed: int
+) -> Done:
+    """Complete a table of numbers: the way, the draws of each missing cell and the figures."""
+    choosing, scoring = hidden
+    ways = _ways(x, latents, deep)
+    chosen = decide(x, ways, choosing, scoring, seed)
+    way = ways[chosen.name]
+    found, column = _scores(x, way, scoring, seed), scoring.nonzero()[:, 1].cpu().numpy()
+    with _doing(f"completing the table by {chosen.name!r}"):
+        completed = complete(x, way, draws[0], seed)
+    missing, scale = x.isnan(), moments(x)[1]
+    results = {
+        "way": chosen.name,
+        "says": way.says,
+        "warp": way.warp,
+        "tried": {name: tried._asdict() for name, tried in chosen.scores.items()},
+        "hidden": int(choosing.sum()),
+        "rmse_hidden_mean": _mean_error(x, choosing, scoring) if chosen.scores else None,
+        "fit": dict(completed.found),
+        "score": found.of(),
+        "by_column": {
+            name: {"missing": int(missing[:, j].sum()), **found.of(column == j, 1 / float(scale[j]))}
+            for j, name in enumerate(sheet.table.columns)
+        },
+    }
+    return Done(completed, results, found.no_better)
 
 
 def decide(x: Tensor, ways: dict[str, Way], choosing: Tensor, scoring: Tensor, seed: int) -> Choice:
@@ -190,59 +231,6 @@ def _mean_error(x: Tensor, hidden: Tensor, unseen: Tensor) -> float:
 
 
 # --- what is refused, and what is said ------------------------------------------------------------
-
-
-def _refuse_paths(
-    table: Path, output: Path, many: Path | None, report: Path | None, json: Path | None, force: bool
-) -> None:
-    """Refuse, before any work is done, what would be lost or could not be written."""
-    if output.suffix.lower() not in ("", ".csv", ".txt") and not parquet.ends(output):
-        raise Problem(
-            f"the output is a {output.suffix} file: {output}",
-            "tables are written as CSV or Parquet, by the ending",
-            output.with_suffix(".csv").name,
-        )
-    written = {path: name for path, name in ((output, "output"), (many, "output"), (report, "report")) if path}
-    for path, name in written.items():
-        refuse_existing(path, force)
-        if path.exists() and table.exists() and path.samefile(table):
-            raise Problem(f"the {name} is the input: {path}", "the table with holes would be lost", "another name")
-    places = [path.resolve() for path in (output, many, report, json) if path]
-    if len(set(places)) < len(places):
-        twice = next(str(path) for path in places if places.count(path) > 1)
-        raise Problem(f"{twice} is named twice", "one file would replace the other", "another name")
-    for path in [*written, *([json] if json else [])]:
-        try:
-            tempfile.TemporaryFile(dir=path.parent).close()
-        except OSError as error:
-            raise Problem(f"{path.parent} cannot be written: {error}", "no permission", "another folder") from error
-    if parquet.ends(table) or parquet.ends(output):
-        parquet.arrow()
-
-
-def _refuse_table(holes: data.Table, x: Tensor) -> None:
-    if x.shape[1] < 2:
-        raise Problem(
-            f"the table has one column{' of numbers' if holes.passed else ''}",
-            "a missing cell is inferred from the other numbers of its row",
-            "a table with more columns of numbers",
-        )
-    missing = x.isnan()
-    if not missing.any():
-        raise Problem(
-            f"no cell of the table{' of numbers' if holes.passed else ''} is missing",
-            "a marker that was read as a number, holes in text only, or the wrong file",
-            "leave missing cells empty, or write NA",
-        )
-    refuse_columns(x, holes.columns)
-    empty = missing.all(1).nonzero().flatten().tolist()
-    if empty:
-        raise Problem(
-            f"no number is observed in {len(empty)} row{'s' if len(empty) > 1 else ''} of the table "
-            f"({', '.join(map(holes.where, empty[:5]))})",
-            "blank lines, or rows that were never filled in",
-            "remove them: there is nothing to infer them from",
-        )
 
 
 def _refuse_size(x: Tensor, count: int, draws: int) -> None:

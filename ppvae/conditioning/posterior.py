@@ -249,7 +249,10 @@ class Posterior(Blocks):
     def _drawn(self, rows: Table, particles: int) -> list[Tensor]:
         """The log-weights (P, n) of draws, zeros where none are asked for, and each latent, (P, n, 1) + event."""
         traces = run(self.pair, rows, particles, enumerate=False)
-        latents = {**dict(traces.drawn()), **{n: s for n, s in traces.left() if n != "x"}}
+        own = {
+            n: s for n, s in traces.drawn() if n in traces.model.nodes
+        }  # an auxiliary site is no latent of the story
+        latents = {**own, **{n: s for n, s in traces.left() if n != "x"}}
         latents |= {name: site for name, site in traces.scored() if goes_on(site)}
         self._names = list(latents)
         values = [lifted(site) for site in latents.values()]

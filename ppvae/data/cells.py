@@ -18,7 +18,7 @@ MISSING = {
     "#n/a", "#n/a n/a", "#na", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan",
 }  # fmt: skip
 
-Text = Literal["refuse", "keep"]
+Text = Literal["refuse", "keep", "words"]
 
 
 def numeric(
@@ -32,7 +32,7 @@ def numeric(
     Args:
         frame: (N, C) cells of any type.
         where: says where row n came from, for the messages.
-        text: keep columns of text as they stand, or refuse them.
+        text: "refuse" columns of text, "keep" them as they stand beside one of numbers at least, or "words": keep them.
 
     Returns:
         The table (N, C), and the positions of its columns of numbers.
@@ -43,7 +43,7 @@ def numeric(
     import pandas
 
     columns = [_numbers(frame.iloc[:, j]) for j in range(frame.shape[1])]
-    if all(values.isna().all() and bad.any() for values, bad in columns):
+    if text != "words" and all(values.isna().all() and bad.any() for values, bad in columns):
         names = ", ".join(map(str, frame.columns[:10])) or "none"
         raise Problem(
             f"the table has no numeric column; its columns are {names}",
@@ -53,12 +53,12 @@ def numeric(
     kept, numbers = {}, []
     for j, (values, bad) in enumerate(columns):
         column = frame.iloc[:, j]
-        if text == "keep" and bad.sum() > values.notna().sum():
+        if text != "refuse" and bad.sum() > values.notna().sum():
             kept[j] = column
             continue
         infinite = np.isinf(values.to_numpy(np.float64, na_value=np.nan))
         remedy = "correct them, leave them empty, or drop it"
-        if text == "keep":
+        if text != "refuse":
             remedy = (
                 "correct them or leave them empty; only where fewer than half are numbers is a column taken as text"
             )

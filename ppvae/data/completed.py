@@ -13,7 +13,7 @@ from ppvae.data.table import Table, write_new
 
 
 def write_completed(table: Table, filled: np.ndarray, path: str | Path, force: bool = False) -> None:
-    """Write a table with numbers in the place of its holes, whole or not at all; Parquet by the ending, else CSV.
+    """Write a table with its holes filled, whole or not at all; Parquet by the ending, else CSV.
 
     From CSV to CSV every other cell is written as it was, with its quotes, the line ends and the byte order
     mark of the file. From and to Parquet columns keep their types, see `ppvae.data.parquet.filled`.
@@ -21,7 +21,8 @@ def write_completed(table: Table, filled: np.ndarray, path: str | Path, force: b
     Args:
         table: read from a file.
         filled: what to put into its M missing cells, row by row: (M,); or (S, M) for S tables below one
-            another, numbered in a first column "draw" (".draw" if the table has one of that name).
+            another, numbered in a first column "draw" (".draw" if the table has one of that name). Numbers; or objects, as
+            `ppvae.imputation.sheet.Sheet.cells` gives them: a string is written into a CSV as it is.
         path: in a folder that exists.
         force: replace an existing file.
 
@@ -62,7 +63,7 @@ def _write_lines(table: Table, filled: np.ndarray, draft: str) -> None:
                 if n in holes:
                     row = lines.rows[n].copy()
                     for position, m in holes[n]:
-                        row[position] = repr(numbers[m])
+                        row[position] = numbers[m] if isinstance(numbers[m], str) else repr(numbers[m])
                     line = ",".join(row)
                 file.write(first + line + lines.ending)
 
@@ -74,9 +75,21 @@ def _typed(table: Table, filled: np.ndarray) -> object:
         sheet = pyarrow.Table.from_pandas(table.frame, preserve_index=False)
     gaps = np.isnan(table.values)
 
-    def one(numbers: np.ndarray) -> object:
-        completed = table.values.copy()
-        completed[gaps] = numbers
-        return parquet.filled(sheet, table.positions, completed, gaps)
+    def one(cells: np.ndarray) -> object:
+        completed, where = table.values.copy(), np.argwhere(gaps)
+        number = np.array([isinstance(cell, float) for cell in cells.tolist()], dtype=bool)
+        completed[tuple(where[number].T)] = cells[number].astype(float)
+        done = parquet.filled(sheet, table.positions, completed, gaps & ~_marked(gaps, ~number))
+        for column in np.unique(where[~number, 1]):  # whole numbers and classes keep the type of their column
+            chosen = ~number & (where[:, 1] == column)
+            done = parquet.put(done, table.positions[column], where[chosen, 0], cells[chosen].tolist())
+        return done
 
     return parquet.numbered(list(map(one, filled)), number_name(table)) if filled.ndim == 2 else one(filled)
+
+
+def _marked(gaps: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Which entries (N, D) hold those of the M missing cells."""
+    marked = np.zeros_like(gaps)
+    marked[gaps] = cells
+    return marked

@@ -96,6 +96,36 @@ def filled(sheet: pyarrow.Table, positions: Sequence[int], completed: np.ndarray
     return sheet.replace_schema_metadata(_described(sheet, changed))
 
 
+def put(sheet: pyarrow.Table, position: int, rows: Sequence[int], cells: Sequence[object]) -> pyarrow.Table:
+    """Put values into rows of one column, which keeps its type; a column of categories keeps them and their order.
+
+    Args:
+        sheet: the table.
+        position: of the column.
+        rows: M rows.
+        cells: M values of the column's type.
+    """
+    pyarrow, field = arrow(), sheet.schema.field(position)
+    column = sheet.column(position)
+    if not pyarrow.types.is_dictionary(field.type):
+        array = pyarrow.array(_with(column.to_pylist(), rows, cells), type=field.type)
+        return sheet.set_column(position, field, array)
+    column = column.unify_dictionaries().combine_chunks()
+    column = column.chunk(0) if isinstance(column, pyarrow.ChunkedArray) else column
+    code = {value: n for n, value in enumerate(column.dictionary.to_pylist())}
+    codes = _with(column.indices.to_pylist(), rows, [code[cell] for cell in cells])
+    array = pyarrow.DictionaryArray.from_arrays(
+        pyarrow.array(codes, type=field.type.index_type), column.dictionary, ordered=field.type.ordered
+    )
+    return sheet.set_column(position, field, array)
+
+
+def _with(values: list[object], rows: Sequence[int], cells: Sequence[object]) -> list[object]:
+    for n, cell in zip(rows, cells, strict=True):
+        values[n] = cell
+    return values
+
+
 def numbered(tables: Sequence[pyarrow.Table], name: str) -> pyarrow.Table:
     """Tables below one another, the number of each, from 1, in a first column."""
     pyarrow = arrow()

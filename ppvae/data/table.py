@@ -55,7 +55,7 @@ def read_table(path: str | Path, text: Text = "refuse") -> Table:
 
     Args:
         path: of the file.
-        text: "refuse" columns that are not numbers, or "keep" them aside.
+        text: "refuse" columns that are not numbers, "keep" them aside, or "words": of those only, too.
 
     Raises:
         Problem: no such file, an empty or ragged one, another separator, no header, unnamed or equal
@@ -87,14 +87,14 @@ def _read_parquet(path: Path, text: Text) -> Table:
     kept = [names[j] for j in positions]
     distinct(list(frame.columns))
     others = [name for name in frame.columns if name not in set(kept)]
-    if not kept or (others and text == "refuse"):
+    if (not kept and text != "words") or (others and text == "refuse"):
         raise Problem(
             f"{path} has {'no column of numbers' if not kept else 'columns that are not numbers'}: "
             + ", ".join(f"{name!r} ({sheet.schema.field(name).type})" for name in others[:10]),
             "text, dates, categories or truth values; whole and decimal numbers only are taken as numbers",
             "leave them out, or turn them into numbers first",
         )
-    values = parquet.values(_whole(sheet), positions)
+    values = parquet.values(_whole(sheet), positions) if positions else np.empty((len(_whole(sheet)), 0))
 
     def where(n: int) -> str:
         return f"row {n + 1}"

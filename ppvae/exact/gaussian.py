@@ -177,7 +177,7 @@ def gaussian_posterior(
                 kept.append((mean + unit * x_all).to(dtype))
             centre = x_all.mean(0)
             scatter = (x_all - centre).mT @ (x_all - centre) + prior * eye
-            root = _inverse_wishart_root(scatter, D + N)
+            root = inverse_wishart_root(scatter, D + N)
             covariance = root @ root.mT
             loc = centre + root @ torch.randn_like(loc) / math.sqrt(N)
     seen_x = torch.as_tensor(x, device=z.device).to(dtype)
@@ -187,7 +187,7 @@ def gaussian_posterior(
     )
 
 
-def _inverse_wishart_root(scatter: Tensor, degrees: int) -> Tensor:
+def inverse_wishart_root(scatter: Tensor, degrees: int) -> Tensor:
     """R with R R' ~ IW(degrees, scatter): scatter = L L' and a Wishart(degrees, I) draw A A', A lower triangular with
     squares of the diagonal from chi-squared of degrees, degrees - 1, … (Bartlett 1933), give R = L A^-T."""
     D = len(scatter)

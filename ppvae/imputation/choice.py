@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from ppvae.evaluate.imputation import ImputationScores, imputation_scores
-from ppvae.imputation.ways import WAYS, Way, complete, tenth
+from ppvae.imputation.hidden import tenth
+from ppvae.imputation.ways import WAYS, Way, complete
 
 LARGEST = 2**26  # numbers in all draws together: half a GiB, of which a few copies are made
 COVARIANCE = (
     5e8  # N D³ up to which a covariance is drawn: half a minute a fit on one core, 250 rounds of N Cholesky factors
 )
+COMPONENTS = 15  # a mixture's covariances cost so many times one's
 
 
 class Choice(NamedTuple):
@@ -55,11 +57,14 @@ def choose(x: Tensor, ways: Mapping[str, Way] = WAYS, seed: int = 0, hidden: Ten
 
 
 def worth_trying(x: Tensor, deep: bool = False) -> dict[str, Way]:
-    """The ways that take seconds on a table of this size; ``deep``: and a VAE, which takes minutes."""
+    """The ways that take seconds on a table of this size; ``deep``: and those that take minutes, mixtures and a VAE."""
     names = ["Factor analysis", "Factor analysis, warped columns"]
     if len(x) * x.shape[1] ** 3 <= COVARIANCE:
         names += ["Gaussian, uncertain parameters", "Gaussian, uncertain parameters, warped columns"]
-    return {name: WAYS[name] for name in names + ["VAE, warped columns"] * deep}
+    if deep and len(x) * x.shape[1] ** 3 <= COVARIANCE / COMPONENTS:
+        names += ["Gaussian mixture", "Gaussian mixture, warped columns"]
+    names += ["VAE, warped columns"] * deep
+    return {name: WAYS[name] for name in names}
 
 
 def draws_for(x: Tensor) -> int:

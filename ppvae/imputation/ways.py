@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,26 +11,18 @@ from torch import Tensor
 from ppvae import exact, objectives
 from ppvae.catalogue import make
 from ppvae.conditioning.posterior import Posterior, condition
-from ppvae.exact.choice import candidates, em_quietly, hidden_errors, spared
+from ppvae.exact.choice import candidates, em_quietly, hidden_errors
 from ppvae.exact.gaussian import conditional, conditional_draws, gaussian, gaussian_posterior
 from ppvae.fitting.loop import fit
 from ppvae.imputation.columns import Columns
+from ppvae.imputation.completed import Completed
+from ppvae.imputation.hidden import tenth
+from ppvae.imputation.mixture import gaussians
+from ppvae.imputation.normal_scores import score_mixture
 from ppvae.machine import own_generators
 
-HIDDEN = 0.1  # share of the observed entries that is hidden to choose among fits
 VAE_STEPS = 3000
 VAE_BATCH = 64
-
-
-class Completed(NamedTuple):
-    """What a table with holes is completed by; observed entries as they were."""
-
-    mean: Tensor
-    """(N, D)"""
-    draws: Tensor
-    """(S, N, D)"""
-    found: Mapping[str, Any] = MappingProxyType({})
-    """Figures of the fit by name, where the way has any; likelihoods are those of the columns' scales."""
 
 
 class Way(NamedTuple):
@@ -46,20 +37,6 @@ class Way(NamedTuple):
     complete: Callable[[Tensor, int, int], Completed]
     warp: bool
     says: str = ""
-
-
-def tenth(x: Tensor, seed: int) -> Tensor:
-    """A tenth of what was observed, (N, D); no column loses all that varies in it.
-
-    A count of the observed entries is drawn, not a number an entry: of a table whose tenth is hidden already the same seed
-    hides another tenth, where equal numbers would hide none.
-    """
-    seen = (~x.isnan()).flatten().nonzero().flatten()
-    order = torch.randperm(len(seen), generator=torch.Generator().manual_seed(seed)).to(x.device)
-    hidden = torch.zeros(x.numel(), dtype=torch.bool, device=x.device)
-    hidden[seen[order[: round(HIDDEN * len(seen))]]] = True
-    unit = (x - x.nanmean(0)).square().nanmean(0).sqrt()
-    return spared(x / unit, hidden.view_as(x))
 
 
 def complete(x: Tensor, way: Way, draws: int, seed: int = 0) -> Completed:
@@ -122,6 +99,11 @@ def gaussian_uncertain(z: Tensor, draws: int, seed: int) -> Completed:
     return Completed(*gaussian_posterior(z, draws=draws, seed=seed))
 
 
+def mixture_of_scores(z: Tensor, draws: int, seed: int) -> Completed:
+    """A mixture of Gaussians on the columns' normal scores, its parameters drawn too."""
+    return Completed(*score_mixture(z, draws, seed))
+
+
 def vae(z: Tensor, draws: int, seed: int, *, steps: int | None = None) -> Completed:
     """A VAE trained by the missing-data importance-weighted bound (Mattei & Frellsen 2019), 20 particles.
 
@@ -164,6 +146,13 @@ WAYS = {
         gaussian_uncertain,
         True,
         "Any two columns may be correlated, and draws allow for not knowing quite how." + WARPED,
+    ),
+    "Gaussian mixture": Way(gaussians, False, "Rows come in kinds, and in each any two columns may be correlated."),
+    "Gaussian mixture, warped columns": Way(
+        gaussians, True, "Rows come in kinds, and in each any two columns may be correlated." + WARPED
+    ),
+    "Gaussian mixture, normal scores": Way(
+        mixture_of_scores, False, "Columns keep their observed laws; how they hang together may bend."
     ),
     "VAE, warped columns": Way(
         vae, True, "All columns follow a few latent variables along curves that a network learns." + WARPED

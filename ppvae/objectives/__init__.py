@@ -14,6 +14,7 @@ they are there:
 Where it is an `nn.Module` its parameters are trained and saved with the pair's.
 """
 
+from ppvae.objectives.completed import completed_rows
 from ppvae.objectives.elbo import elbo
 from ppvae.objectives.holding import frozen
 from ppvae.objectives.matching import posterior_matching
@@ -25,6 +26,7 @@ __all__ = [
     "annealed",
     "beta",
     "capacity",
+    "completed_rows",
     "elbo",
     "free_bits",
     "frozen",

@@ -60,6 +60,21 @@ def distributions(observed: np.ndarray, imputed: np.ndarray) -> str:
     return _inline(figure)
 
 
+def shares(observed: np.ndarray, imputed: np.ndarray, classes: int) -> str:
+    """Of one column of classes, the share of each, by its number from 1: what was observed (filled), what was drawn (line)."""
+    edges = np.arange(classes + 1) + 0.5
+    figure = Figure((2.3, 1.35), layout="constrained")
+    axes = figure.subplots()
+    axes.stairs(_density(observed + 1, edges), edges, fill=True, color=OBSERVED)
+    if len(imputed):
+        axes.stairs(_density(imputed + 1, edges), edges, color=IMPUTED, linewidth=1.6)
+    axes.set_yticks([])
+    axes.set_xticks(range(1, classes + 1, -(-classes // 10)))
+    axes.tick_params(axis="x", labelsize=8)
+    axes.spines[["left", "top", "right"]].set_visible(False)
+    return _inline(figure)
+
+
 def _density(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
     return np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0] / len(values)
 
