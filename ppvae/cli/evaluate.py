@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,17 +13,35 @@ from rich.progress import track
 from torch import Tensor
 
 import ppvae
+from ppvae import data as ppdata
 from ppvae.catalogue import read
-from ppvae.cli.shared import Device, Figures, Json, Seed, Source, console, errors, source, standard_error
+from ppvae.cli.shared import (
+    Device,
+    Figures,
+    Force,
+    Json,
+    Seed,
+    Source,
+    console,
+    errors,
+    refuse_existing,
+    source,
+    standard_error,
+)
 from ppvae.errors import Problem
+from ppvae.evaluate import conformal, coverage, imputation_scores, interval, pareto_threshold, sbc, tarp
 from ppvae.machine import device_of
 from ppvae.pair import Pair
+from ppvae.report.calibration import picture
 
 Particles = Annotated[int, typer.Option(min=1, help="Importance samples a row.")]
 Rows = Annotated[int, typer.Option(min=0, help="Test rows that are scored, drawn at random; 0: all.")]
 
 DRAWS = 99  # the 5th and the 95th bound a 90 % interval
 CHUNK = 100  # rows scored between two steps of the progress line
+TRUSTED = 1000  # weights a row by which Pareto's k is told
+LEVELS = 0.5, 0.9  # of the intervals
+FEWEST = 9  # rows that can say how far a 90 % interval reaches
 
 
 def evaluate(
@@ -36,13 +55,32 @@ def evaluate(
     hide: Annotated[
         float, typer.Option(min=0, max=0.99, help="Also hide this share of the entries, at random, and impute them.")
     ] = 0.0,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate",
+            help="Also test the guide on rows that the pair itself makes, whose latents are known; with --hide that share "
+            "of their entries is hidden, and ranked too.",
+        ),
+    ] = False,
+    figure: Annotated[
+        Path | None, typer.Option(help="Write the curves of --calibrate to this PNG file.", dir_okay=False)
+    ] = None,
+    force: Force = False,
     seed: Seed = 0,
     device: Device = "auto",
     json: Json = None,
 ) -> None:
     """Score a saved pair on the test rows of its data: ELBO, log-evidence, diagnostics, in nats per row."""
     arguments = {"file": str(file), "data": data, "particles": particles, "rows": rows, "hide": hide, "seed": seed}
+    arguments |= {"calibrate": calibrate, "figure": figure and str(figure)}
     figures = Figures("evaluate", arguments, json)
+    if figure is not None:
+        if not calibrate:
+            raise Problem(
+                f"--figure {figure} without --calibrate", "it shows what --calibrate finds", "add --calibrate"
+            )
+        refuse_existing(figure, force)
     pair, notes = read(file)
     name = data or notes.get("data")
     if name is None:
@@ -50,7 +88,9 @@ def evaluate(
     rows_of = source(name)
     figures.results = score(pair.to(device_of(device)), rows_of, particles, rows, seed)
     if hide:
-        figures.results["imputation"] = imputation(pair, rows_of, hide, rows, seed)
+        figures.results["imputation"] = imputation(pair, rows_of, hide, rows, seed, calibrate)
+    if calibrate:
+        figures.results["calibration"] = calibration(pair, rows_of, hide, rows, seed, figure)
     figures.write()
 
 
@@ -75,7 +115,7 @@ def score(pair: Pair, rows_of: Source, particles: int, rows: int, seed: int) -> 
             bound.append(ppvae.elbo(10)(pair, post.table))
         if not post.global_latents:
             evidence.append(post.log_evidence(particles))
-            trust.append(post.diagnostics(1000))
+            trust.append(post.diagnostics(TRUSTED))
     _state(figures, "elbo", torch.cat(bound))
     if evidence:
         _state(figures, "log_evidence", torch.cat(evidence))
@@ -83,7 +123,8 @@ def score(pair: Pair, rows_of: Source, particles: int, rows: int, seed: int) -> 
         figures |= {
             "particles": 1 if pair.exact else particles,
             "ess_median": float(ess.median()),
-            "pareto_k_above_0.7": float((k > 0.7).double().mean()),
+            "pareto_threshold": pareto_threshold(TRUSTED),
+            "pareto_k_above_threshold": float((k > pareto_threshold(TRUSTED)).double().mean()),
         }
     else:
         console.print(
@@ -99,14 +140,20 @@ def score(pair: Pair, rows_of: Source, particles: int, rows: int, seed: int) -> 
             console.print(f"  {name:13} {figures[name]:10.3f} ± {figures[name + '_se']:.3f} nats per row{note}")
     if "ess_median" in figures:
         console.print(
-            f"  of 1000 draws the median row has {figures['ess_median']:.0f} effective; "
-            f"Pareto k above 0.7 in {figures['pareto_k_above_0.7']:.1%} of rows"
+            f"  of {TRUSTED} draws the median row has {figures['ess_median']:.0f} effective; Pareto k is above "
+            f"{figures['pareto_threshold']:.2f}, what so many allow, in {figures['pareto_k_above_threshold']:.1%} of rows"
         )
     return figures
 
 
-def imputation(pair: Pair, rows_of: Source, hide: float, rows: int, seed: int) -> dict[str, Any]:
-    """Hide entries of the test rows completely at random, complete them, and print how well that went."""
+def imputation(
+    pair: Pair, rows_of: Source, hide: float, rows: int, seed: int, calibrate: bool = False
+) -> dict[str, Any]:
+    """Hide entries of the test rows completely at random, complete them, and print how well that went.
+
+    Where enough rows have hidden entries it says whether intervals hold, before and after one half of the rows has stretched them;
+    with ``calibrate`` too few rows are refused.
+    """
     entries, _ = _test_rows(pair, rows_of, rows, seed)
     x = entries["x"]
     if not pair.takes_mask("x"):
@@ -114,15 +161,91 @@ def imputation(pair: Pair, rows_of: Source, hide: float, rows: int, seed: int) -
     hidden = (torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)) < hide) & ~x.isnan()
     if not hidden.any():
         raise Problem(f"--hide {hide} hides none of {x.numel()} entries", "too few rows for it", "a larger share")
+    halves = _halves(hidden, seed, calibrate)
     torch.manual_seed(seed)
     post = ppvae.condition(pair, {**entries, "x": x.masked_fill(hidden, torch.nan)})
     drawn, mean = post.impute(DRAWS).to(x), post.impute_mean(1000).to(x)
-    scores = ppvae.evaluate.imputation_scores(drawn, x, hidden, mean=mean)._asdict()
+    scores = imputation_scores(drawn, x, hidden, mean=mean)._asdict()
     console.print(
         f"  {scores['entries']} entries hidden at random ({hide:.0%}): RMSE {scores['rmse']:.3f}, CRPS {scores['crps']:.3f}; "
         f"90 % intervals of {DRAWS} draws hold {scores['coverage']:.1%} of them, mean width {scores['width']:.3f}"
     )
-    return {"hide": hide, "draws": DRAWS, **scores}
+    held = intervals(drawn, x, hidden, *halves) if halves else []
+    return {"hide": hide, "draws": DRAWS, **scores, "intervals": held}
+
+
+def intervals(drawn: Tensor, x: Tensor, hidden: Tensor, learn: Tensor, test: Tensor) -> list[dict[str, float]]:
+    """Coverage in the rows ``test``, of the draws' intervals and of those that the rows ``learn`` stretch; printed."""
+    mean, scale = drawn.mean(0), drawn.std(0)
+    if (scale[hidden] == 0).any():
+        console.print("  some hidden entries have one value in all draws: no factor stretches their intervals")
+        return []
+    found = []
+    for level in LEVELS:
+        factor = conformal(mean[learn], scale[learn], x[learn], hidden[learn], level)
+        low, high = interval(drawn[:, test], level)
+        m, reach = mean[test], factor * scale[test]
+        before = coverage(low, high, x[test], hidden[test])
+        after = coverage(m - reach, m + reach, x[test], hidden[test])
+        found.append({"level": level, "before": before, "factor": factor, "after": after})
+        console.print(
+            f"  {level:.0%} intervals hold {before:.1%} in one half of the rows; mean ± {factor:.2f} standard deviations, "
+            f"learned on the other half: {after:.1%}"
+        )
+    return found
+
+
+def _halves(hidden: Tensor, seed: int, needed: bool) -> tuple[Tensor, Tensor] | None:
+    """Two halves of the rows, drawn by the seed: to stretch intervals by, and to test them; None where they are too few."""
+    order = torch.randperm(len(hidden), generator=torch.Generator().manual_seed(seed))
+    halves = order[: len(order) // 2], order[len(order) // 2 :]
+    fewest = min(int(hidden[half].any(1).sum()) for half in halves)
+    if fewest < FEWEST and not needed:
+        return None
+    if fewest < FEWEST:
+        raise Problem(
+            f"of {len(hidden)} rows one half has {fewest} with hidden entries",
+            f"a {max(LEVELS):.0%} interval is stretched and tested by {FEWEST} such rows at least in each half",
+            "more --rows (0: all), or a larger --hide",
+        )
+    return halves
+
+
+def calibration(
+    pair: Pair, rows_of: Source, hide: float, rows: int, seed: int, figure: Path | None = None
+) -> dict[str, Any]:
+    """Simulate as many rows as are scored, hide a share of their entries, test the guide's draws, print and return p-values."""
+    entries, _ = _test_rows(pair, rows_of, rows, seed)
+    entries["x"] = entries["x"].nan_to_num()  # of which the simulated rows take only the number
+    turn = itertools.count(seed)  # another mask for each block of rows
+    law = (lambda x: ppdata.mcar(x, hide, next(turn))) if hide else None
+    torch.manual_seed(seed)
+    ranks, held = sbc(pair, entries, law, DRAWS), tarp(pair, entries, law, DRAWS)
+    found = {name: _least(p) for name, p in ranks.p_value.items()}
+    count = len(entries["x"])
+    told = ", ".join(f"{'hidden x' if name == 'x' else name} {p:.2g}" for name, p in found.items())
+    hiding = f" with {hide:.0%} hidden" if hide else ""
+    console.print(
+        f"  {count} rows simulated by the pair{hiding}: p-values of the guide's ranks (SBC): {told}; of regions of all together "
+        f"(TARP): {held.p_value:.2g}, coverage is off by {held.deviation:.3f} at most"
+    )
+    if figure is not None:
+        picture(figure, ranks, held, DRAWS, f"{count} rows simulated by the pair{hiding}, the guide's own draws")
+        console.print(f"  curves in {figure}")
+    return {
+        "rows": count,
+        "hide": hide,
+        "draws": DRAWS,
+        "sbc_p_value": found,
+        "tarp_p_value": held.p_value,
+        "tarp_deviation": held.deviation,
+    }
+
+
+def _least(p: Tensor) -> float:
+    """The least of several p-values, times their number (Bonferroni); 1 where none could be told."""
+    p = p[~p.isnan()]
+    return min(1.0, float(p.min()) * len(p)) if len(p) else 1.0
 
 
 def _test_rows(pair: Pair, rows_of: Source, rows: int, seed: int) -> tuple[dict[str, Tensor], int]:

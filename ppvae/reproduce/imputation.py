@@ -36,6 +36,8 @@ CANDIDATES = (
     "Factor analysis, warped columns",
     "Gaussian, uncertain parameters",
     "Gaussian, uncertain parameters, warped columns",
+    "Gaussian mixture",
+    "Gaussian mixture, warped columns",
     "VAE, warped columns",
 )
 PEER_DRAWS = 19  # the fewest whose extremes are a 90 % interval
