@@ -106,5 +106,12 @@ def read(path: str | Path) -> tuple[Pair, dict[str, Any]]:
     if not isinstance(record, dict) or record.get("ppvae") != 1:
         raise Problem(f"{path} does not hold a pair", "a file of something else", "save it with ppvae.save(pair, path)")
     pair = make(record["name"], **record["arguments"]).to(getattr(torch, record["dtype"]))
-    pair.load_state_dict(record["state"])
+    try:
+        pair.load_state_dict(record["state"])
+    except RuntimeError as error:
+        raise Problem(
+            f"the parameters in {path} are not those of the pair {record['name']!r}",
+            "it was saved by another version of ppvae",
+            "fit it again, or load it with the version that saved it",
+        ) from error
     return pair, record["notes"]

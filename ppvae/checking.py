@@ -99,22 +99,22 @@ def refuse_unfit(pair: Pair, table: Table) -> None:
 
 @torch.no_grad()
 def refuse_contradicted(pair: Pair, table: Table) -> None:
-    """Refuse rows whose mask the story's mechanism holds to be impossible, whatever stands at the missing entries."""
+    """Refuse entries that were observed where the story's mechanism gives no chance to that, whatever is missing beside them."""
     if SEEN not in table.values or not pair.hides("x"):
         return
     with own_generators(0):
         for start in range(0, len(table), BLOCK):
-            traces = run(pair, table.rows(slice(start, start + BLOCK)), particles=10, enumerate=False)
-            site = traces.model.nodes[SEEN]
-            told, p = site["value"] > 0.5, getattr(site["fn"], "probs", site["value"])
-            never = torch.where(told, p == 0, p == 1).reshape(-1, *told.shape).all(0)
+            site = run(pair, table.rows(slice(start, start + BLOCK)), particles=10, enumerate=False).model.nodes[SEEN]
+            if "probs" not in vars(site["fn"]):  # logits give every entry some chance
+                return
+            told = site["value"] > 0.5
+            never = told & (site["fn"].probs == 0).reshape(-1, *told.shape).all(0)
             if never.any():
                 row, column = never.nonzero()[0].tolist()
-                what, by = ("observed", "never") if told[row, column] else ("missing", "always")
                 raise Problem(
-                    f"the entry at row {start + row}, column {column} was {what}, and the mechanism says {by} "
+                    f"the entry at row {start + row}, column {column} was observed, and the mechanism says never "
                     f"({int(never.sum())} such entries)",
-                    "a limit that is not where the mechanism has it, or a column that goes missing for another reason",
+                    "a limit that is not where the mechanism has it, or a wrong sign",
                     "a mechanism that gives every entry some chance, or mend the data",
                 )
 

@@ -325,3 +325,25 @@ def test_a_row_of_which_nothing_was_seen_teaches_and_meets_no_warning():
     bound = ppvae.iw_elbo(5)(made, x, mask)[3]
     (gradient,) = torch.autograd.grad(bound, [made.decoder.loc])
     assert gradient[0] != 0 and (gradient[1:] == 0).all()  # Probit looks at the first column alone
+
+
+def test_what_is_steep_is_no_contradiction():
+    """Rows far on the other side of a learned limit are unlikely, not impossible: in single precision too."""
+    made = made_with(SelfMasking(D, signs=1.0)).float()
+    x, mask = rows(made, N=20, gone=())
+    with torch.no_grad():
+        made.mechanism.pace.fill_(5.0)  # slope 200
+    x[3, 0], mask[3, 0] = 6.0, True
+    assert ppvae.condition(made, x, mask).log_evidence(50).isfinite().all()
+
+
+def test_latents_of_simulated_rows_rank_evenly_among_weighted_draws_and_not_among_a_guides_that_ignores_the_mask():
+    made = made_with(Probit())
+    with torch.no_grad():
+        made.mechanism.slope.fill_(6.0)
+    x, mask = rows(made, N=600)
+    p = []
+    for particles in (500, None):
+        torch.manual_seed(0)
+        p.append(ppvae.evaluate.sbc(made, x, mask, draws=49, particles=particles).p_value["z"].min())
+    assert p[0] > 1e-3 and p[1] < 1e-6

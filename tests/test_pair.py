@@ -120,6 +120,16 @@ def test_models_never_import_guides_and_the_machinery_names_no_model():
         assert not [s for s in stories if s in words], file
 
 
+def test_a_file_of_another_version_is_refused_in_words(tmp_path):
+    path = tmp_path / "old.pt"
+    ppvae.save(ppvae.make("factor_analysis_exact", features=3, latents=1), path)
+    record = torch.load(path, weights_only=True)
+    record["state"]["decoder.V"] = record["state"].pop("decoder.W")
+    torch.save(record, path)
+    with pytest.raises(ppvae.Problem, match="saved by another version"):
+        ppvae.load(path)
+
+
 def test_make_refuses_what_it_does_not_know():
     with pytest.raises(ppvae.Problem, match="no pair 'vea'"):
         ppvae.make("vea", features=3, latents=2)

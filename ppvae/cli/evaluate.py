@@ -156,14 +156,15 @@ def imputation(
     """
     entries, _ = _test_rows(pair, rows_of, rows, seed)
     x = entries["x"]
-    if not pair.takes_mask("x"):
+    if not (pair.takes_mask("x") or pair.hides("x")):
         raise Problem("the pair takes no mask", "its story was written for complete rows", "--hide 0")
     hidden = (torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)) < hide) & ~x.isnan()
     if not hidden.any():
         raise Problem(f"--hide {hide} hides none of {x.numel()} entries", "too few rows for it", "a larger share")
     halves = _halves(hidden, seed, calibrate)
     torch.manual_seed(seed)
-    post = ppvae.condition(pair, {**entries, "x": x.masked_fill(hidden, torch.nan)})
+    told = pair.seen(x, ~x.isnan())  # what is hidden here was seen: a story of the mask is not told otherwise
+    post = ppvae.condition(pair, {**entries, **told, "x": x.masked_fill(hidden, torch.nan)})
     drawn, mean = post.impute(DRAWS).to(x), post.impute_mean(1000).to(x)
     scores = imputation_scores(drawn, x, hidden, mean=mean)._asdict()
     console.print(
