@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppvae.checking import refuse_contradicted
 from ppvae.conditioning import export
 from ppvae.conditioning.averages import decided, effective, expectation, log_mean_exp, no_mean, summed, weighted_mean
 from ppvae.conditioning.blocks import Blocks
@@ -25,6 +24,7 @@ from ppvae.pair import Pair
 from ppvae.tracing.hidden import goes_on
 from ppvae.tracing.terms import weights_of
 from ppvae.tracing.traces import run
+from ppvae.unfit import refuse_contradicted
 
 __all__ = ["Posterior", "condition"]
 

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppvae.checking import refuse_unfit
 from ppvae.door import Table, enter
 from ppvae.errors import Problem
 from ppvae.fitting.mapped import Mapped, in_files, rows_at_once
@@ -19,6 +18,7 @@ from ppvae.fitting.redrawing import Redraw, observe
 from ppvae.fitting.streaming import Streamed, generators
 from ppvae.fitting.survey import refuse_unfit_rows, totals
 from ppvae.pair import Pair
+from ppvae.unfit import refuse_unfit
 
 LOOKED_AT = 16  # rows to train on that a fit looks at before it begins, beside those set aside
 

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppvae.checking import refuse_unfit
 from ppvae.door import Table, enter
 from ppvae.errors import Problem
 from ppvae.fitting.mapped import Mapped, rows_at_once
 from ppvae.fitting.redrawing import Redraw, observe
 from ppvae.pair import Pair
+from ppvae.unfit import refuse_unfit
 
 ROW, COUNT = re.compile(r"\brow (\d+)"), re.compile(r"\((\d+) such entries\)")
 
