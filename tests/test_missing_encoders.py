@@ -104,7 +104,7 @@ def test_stock_svi_trains_it(guide, kind):
 
 
 def test_what_fills_a_gap_is_read_by_zero_fill_alone(guide, kind):
-    """Bound and gradients, bit for bit."""
+    """Bound and gradients, bit for bit. A mixed table's columns are read on scales of their own, a gap as 0 there."""
     made = made_of(guide, kind)
     entries, mask = data(made)
     found = []
@@ -114,7 +114,7 @@ def test_what_fills_a_gap_is_read_by_zero_fill_alone(guide, kind):
         bound = ppvae.elbo()(made, entries, {"x": mask})
         found.append((bound, *torch.autograd.grad(bound.sum(), list(made.parameters()))))
     same = all(torch.equal(a, b) for a, b in zip(*found, strict=True))
-    assert same == (kind != "zero_fill")
+    assert same == (kind != "zero_fill" or guide == "mixed_vae")
 
 
 @pytest.mark.parametrize("kind", TOLD)
