@@ -7,7 +7,7 @@ import torch
 
 import ppvae
 from ppvae import data
-from ppvae.cli.evaluate import intervals
+from ppvae.cli.evaluate import column_means, intervals
 from ppvae.evaluate import interval, pareto_threshold
 
 
@@ -91,3 +91,16 @@ def test_few_rows_are_scored_without_stretching(saved):
     code, _, err = saved("exact.pt", "--rows", 6, "--hide", 0.3, "--json", "a.json")
     assert code == 0, err
     assert figures("a.json")["imputation"]["intervals"] == []
+
+
+def test_means_of_columns_are_held_by_rubins_intervals_where_draws_are_right_and_not_where_they_are_shifted():
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(500, 40, generator=generator)
+    hidden = torch.rand(500, 40, generator=generator) < 0.5
+    hidden[:, 0] = False
+    fresh = torch.where(hidden, torch.randn(30, 500, 40, generator=generator), x)
+    found = column_means(fresh, x, hidden)
+    assert found["columns"] == 39 and found["held"] >= 36  # truth of the same rows: held more often than 95 %
+    assert column_means(torch.where(hidden, fresh + 1, x), x, hidden) == {"columns": 39, "held": 0}
+    x[3, 5] = torch.nan  # its truth is not known
+    assert column_means(fresh, x, hidden)["columns"] == 38

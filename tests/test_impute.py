@@ -220,6 +220,9 @@ def test_the_report_stands_alone_and_says_the_figures_of_json(ppvae_):
     assert words in said and score["held"] / score["entries"] == score["coverage"]
     assert f"intervals held {score['held']} ({100 * score['coverage']:.1f} %)" in out
     assert f"<td>{score['rmse']:.4g}</td>" in said and f"{score['rmse_mean']:.4g}" in said
+    assert found["stretch"] > 0 and f"mean ± {found['stretch']:.4g} standard deviations" in said
+    pooled = found["means"][HOSTILE]
+    assert f"<td>{pooled['mean']:.4g}</td><td>{pooled['low']:.4g}</td><td>{pooled['high']:.4g}</td>" in said
     parts = found["by_column"].values()
     assert sum(part["entries"] for part in parts) == score["entries"]
     assert sum(part["held"] for part in parts) == score["held"]

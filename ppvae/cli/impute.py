@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 import typer
 from torch import Tensor
@@ -39,6 +40,7 @@ from ppvae.imputation.ways import factor_analysis
 from ppvae.machine import device_of
 from ppvae.report.hidden import hide, mean_error
 from ppvae.report.imputation import imputation, summary
+from ppvae.report.pooled import means
 from ppvae.report.scores import Scores, scores
 
 PICTURED = 20  # draws of each missing cell in the report
@@ -123,6 +125,7 @@ def impute(
         "draws": count,
         "score_draws": draws_for(x),
         **done.results,
+        "means": _means(sheet, done.completed.draws),
     }
     page = None
     if report:
@@ -180,12 +183,20 @@ def _numbers(
         "rmse_hidden_mean": _mean_error(x, choosing, scoring) if chosen.scores else None,
         "fit": dict(completed.found),
         "score": found.of(),
+        "stretch": found.stretch(scoring),
         "by_column": {
             name: {"missing": int(missing[:, j].sum()), **found.of(column == j, 1 / float(scale[j]))}
             for j, name in enumerate(sheet.table.columns)
         },
     }
     return Done(completed, results, found.no_better)
+
+
+def _means(sheet: Sheet, draws: Tensor) -> dict[str, dict[str, float]]:
+    """`means` of the columns of numbers that had holes."""
+    names, holes = sheet.table.columns, np.isnan(sheet.table.values).any(0)
+    numbers = [j for j, known in enumerate(sheet.columns) if holes[j] and not known.values]
+    return means(draws[..., numbers], [names[j] for j in numbers]) if len(draws[0]) > 1 and numbers else {}
 
 
 def decide(x: Tensor, ways: dict[str, Way], choosing: Tensor, scoring: Tensor, seed: int) -> Choice:

@@ -113,6 +113,7 @@ def _results(
         "rmse_hidden_mean": None,
         "fit": {},
         "score": each.of(),
+        "stretch": each.stretch(hidden[1] & layout.is_number(torch.arange(x.shape[1], device=x.device))),
         "classes": classes_of(found, alone, common, ~number),
         "kinds": dict(zip(sheet.table.columns, layout.kinds, strict=True)),
         "by_column": by_column,

@@ -36,7 +36,11 @@ def gaussians(z: Tensor, draws: int, seed: int) -> Completed:
     fits = _fits(z, components, prior, min(FITS, draws), seed)
     with own_generators(seed):
         mean, drawn = _completed(z, fits, draws)
-    found = {"components": components, "prior": prior, "crps_by_size_and_prior": scores}
+    found = {
+        "components": components,
+        "prior": prior,
+        "crps_by_size_and_prior": {f"{c}, {p:g}": v for (c, p), v in scores.items()},
+    }
     return Completed(torch.where(z.isnan(), mean, z), drawn, found)
 
 

@@ -40,7 +40,7 @@ def imputation(
     return render(
         "imputation.html",
         **said,
-        **{"classes": None, "energy": None, **results},
+        **{"classes": None, "energy": None, "stretch": None, **results},
         pattern=pattern(seen[:, shown], [int(j) + 1 for j in shown], np.random.default_rng(said["seed"])),
         pattern_width=max(24, len(shown)),
         pattern_rows=min(len(seen), ROWS),
