@@ -12,7 +12,7 @@ from ppvae.machine import own_generators
 from ppvae.pair import SEEN, Pair
 from ppvae.tracing.traces import run
 
-BLOCK = 4096  # rows at a time
+BLOCK, DRAWS = 512, 200  # rows at a time; draws of what is missing, none of which gives an impossible entry a chance
 
 
 def refuse_unfit(pair: Pair, table: Table) -> None:
@@ -55,10 +55,13 @@ def refuse_contradicted(pair: Pair, table: Table) -> None:
     if SEEN not in table.values or not pair.hides("x"):
         return
     with own_generators(0):
+        first = run(pair, table.rows(slice(0, 1)), enumerate=False).model.nodes.get(SEEN)
+        if first is None or "probs" not in vars(first["fn"]):  # logits give every entry some chance
+            return
         for start in range(0, len(table), BLOCK):
-            site = run(pair, table.rows(slice(start, start + BLOCK)), particles=10, enumerate=False).model.nodes[SEEN]
-            if "probs" not in vars(site["fn"]):  # logits give every entry some chance
-                return
+            site = run(pair, table.rows(slice(start, start + BLOCK)), particles=DRAWS, enumerate=False).model.nodes[
+                SEEN
+            ]
             told = site["value"] > 0.5
             never = told & (site["fn"].probs == 0).reshape(-1, *told.shape).all(0)
             if never.any():

@@ -1,6 +1,7 @@
 """Imputation mixtures: the guide of complete rows averaged over what may have stood in the gaps."""
 
 import math
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -17,6 +18,7 @@ from ppvae import exact
 from ppvae.door import enter
 from ppvae.nn import Mixture
 from ppvae.nn.imputations import Imputations, each
+from ppvae.objectives.completed import _repeated
 from ppvae.tracing.traces import run
 
 # --- factor analysis, whose encoder of complete rows is exact ---------------------------------------------------
@@ -321,3 +323,49 @@ def test_a_guide_that_imputes_nothing_cannot_learn_from_completed_rows():
     entries, mask = data(made)
     with pytest.raises(ppvae.Problem, match="imputes nothing"):
         ppvae.completed_rows()(made, entries, {"x": mask})
+
+
+def test_what_is_no_encoder_learns_once_and_covariates_go_with_their_rows():
+    """A prior whose loc hangs on a covariate: its gradient is that of the mixture's own bound."""
+
+    class Prior(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.slope = nn.Parameter(torch.tensor(0.5))
+
+    class Linear(nn.Module):
+        def __init__(self, inputs, outputs):
+            super().__init__()
+            self.linear = nn.Linear(inputs, outputs)
+
+    def model(prior, decoder, x=None, mask=True, *, age, size=1):
+        with pyro.plate("data", len(age), dim=-2):
+            z = pyro.sample("z", dist.Normal((prior.slope * age)[:, None, None], 1.0).to_event(1))
+            with pyro.plate("features", 3, dim=-1), poutine.mask(mask=mask):
+                return pyro.sample("x", dist.Normal(decoder.linear(z.squeeze(-2)), 1.0), obs=x)
+
+    def encode(encoder, x):
+        return dist.Normal(encoder.linear(x).unsqueeze(-2), 0.8).to_event(1)
+
+    def guide(encoder, decoder, x, mask=True):
+        with pyro.plate("data", len(x), dim=-2):
+            start, q = dist.Normal(x.new_zeros(1, 1), 1.0).to_event(1), partial(encode, encoder)
+            if isinstance(mask, bool):
+                pyro.sample("z", q(x))
+                return
+            drawn = Imputations(q, lambda z: dist.Normal(decoder.linear(z), 1.0), start, x, mask, 3, 2)
+            x_a = pyro.sample("x_a", drawn, infer={"is_auxiliary": True})
+            pyro.sample("z", Mixture(q(each(x_a))))
+
+    torch.manual_seed(0)
+    made = ppvae.Pair(model, guide, prior=Prior(), decoder=Linear(1, 3), encoder=Linear(3, 1))
+    entries, mask = {"x": torch.randn(6, 3), "age": torch.linspace(-1, 2, 6)}, torch.rand(6, 3) > 0.4
+    found = []
+    for objective in (ppvae.completed_rows(6), ppvae.elbo(6)):
+        torch.manual_seed(1)
+        bound = objective(made, entries, {"x": mask}).sum()
+        found.append((bound.detach(), *torch.autograd.grad(bound, [made.prior.slope, made.decoder.linear.weight])))
+    assert all(torch.allclose(a, b, atol=1e-10) for a, b in zip(*found, strict=True))
+    table, x_a = enter(made, entries), torch.randn(3, 6, 3)
+    whole = _repeated(table, x_a)
+    assert torch.equal(whole.values["age"], entries["age"].repeat(3)) and torch.equal(whole.values["x"][7], x_a[1, 1])

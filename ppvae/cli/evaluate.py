@@ -230,7 +230,8 @@ def calibration(
 ) -> dict[str, Any]:
     """Simulate as many rows as are scored, hide a share of their entries, test the guide's draws, print and return p-values."""
     entries, _ = _test_rows(pair, rows_of, rows, seed)
-    entries["x"] = entries["x"].nan_to_num()  # of which the simulated rows take only the number
+    x = entries["x"]  # of which the simulated rows take only the number
+    entries["x"] = torch.where(x.isnan(), pair.fill("x", entries), x)
     turn = itertools.count(seed)  # another mask for each block of rows
     law = (lambda x: ppdata.mcar(x, hide, next(turn))) if hide else None
     torch.manual_seed(seed)

@@ -22,6 +22,7 @@ from ppvae.conditioning.completion import put_back
 from ppvae.door import Table
 from ppvae.errors import Problem
 from ppvae.pair import Pair
+from ppvae.tracing.hidden import refuse_hidden
 from ppvae.tracing.terms import is_point, weights_of
 from ppvae.tracing.traces import Traces, log_prob, run
 
@@ -122,6 +123,7 @@ def _choose(accept: Tensor, new: Tensor, old: Tensor) -> Tensor:
 
 
 def _refuse(pair: Pair, rows: Table, x: Tensor, latents: dict[str, Tensor], metropolis: bool) -> None:
+    refuse_hidden(pair, rows)
     traces = run(pair, _complete(rows, x), enumerate=False, at=latents)
     point = [n for n, site in traces.drawn() if site["infer"].get("is_auxiliary") or is_point(site["fn"])]
     if metropolis and point:

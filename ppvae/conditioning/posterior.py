@@ -23,7 +23,7 @@ from ppvae.errors import Problem, refuse_count
 from ppvae.pair import Pair
 from ppvae.tracing.hidden import goes_on
 from ppvae.tracing.terms import weights_of
-from ppvae.tracing.traces import run
+from ppvae.tracing.traces import Traces, run
 from ppvae.unfit import refuse_contradicted
 
 __all__ = ["Posterior", "condition"]
@@ -175,7 +175,7 @@ class Posterior(Blocks):
         """Put draws into an xarray.DataTree whose groups are named as ArviZ names them.
 
         posterior (latents), posterior_predictive (completed rows), prior and prior_predictive (the story's own draws),
-        log_likelihood (per entry; 0 where missing), observed_data (NaN where missing), constant_data (the mask) and
+        log_likelihood (per entry of x given the latents, no more; 0 where missing), observed_data (NaN where missing), constant_data (the mask) and
         sample_stats (ess and Pareto k of 1,000 weights a row). ``.to_netcdf(path)`` writes it; ``arviz.from_netcdf(path)``
         reads it.
 
@@ -249,9 +249,9 @@ class Posterior(Blocks):
     def _drawn(self, rows: Table, particles: int) -> list[Tensor]:
         """The log-weights (P, n) of draws, zeros where none are asked for, and each latent, (P, n, 1) + event."""
         traces = run(self.pair, rows, particles, enumerate=False)
-        own = {
-            n: s for n, s in traces.drawn() if n in traces.model.nodes
-        }  # an auxiliary site is no latent of the story
+        self._refuse_unweighted(traces)
+        # An auxiliary site is no latent of the story.
+        own = {name: site for name, site in traces.drawn() if name in traces.model.nodes}
         latents = {**own, **{n: s for n, s in traces.left() if n != "x"}}
         latents |= {name: site for name, site in traces.scored() if goes_on(site)}
         self._names = list(latents)
@@ -286,10 +286,21 @@ class Posterior(Blocks):
             raise no_mean(self.pair.sites()["x"]["fn"])
         return put_back(rows, decided(self.pair.sites()["x"]["fn"], weighted_mean(parts)))
 
+    def _refuse_unweighted(self, traces: Traces) -> None:
+        if self.global_latents and any(goes_on(site) for _, site in traces.scored()):
+            raise Problem(
+                f"the latent {min(self.global_latents)!r} is global, and the story goes on from what is missing",
+                "all rows share it, so no row has a weight, and without weights nothing says why entries are missing",
+                "NUTS on the story",
+            )
+
     def _expected(self, rows: Table, particles: int) -> list[Tensor]:
         """E[x | z] of draws under their weights, (1, n, D), and the log of all their weight, (1, n)."""
         traces = run(self.pair, rows, particles, enumerate=False)
+        self._refuse_unweighted(traces)
         x = traces.model.nodes["x"]
+        if goes_on(x) and hasattr(x["fn"], "averaged"):
+            raise no_mean(x["fn"])
         # Where the story goes on from what is missing, a weight belongs to that draw of it, not to its mean.
         values = (x["value"] if goes_on(x) else expectation(x["fn"])).expand(particles, len(rows), -1)
         weights = values.new_zeros(values.shape[:2]) if self.global_latents else weights_of(traces)

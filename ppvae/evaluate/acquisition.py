@@ -12,8 +12,8 @@ from ppvae.conditioning.completion import story
 from ppvae.conditioning.posterior import Posterior, condition
 from ppvae.door import Table
 from ppvae.errors import Problem, refuse_count
-from ppvae.evaluate.density import refuse_hidden
 from ppvae.pair import Pair
+from ppvae.tracing.hidden import refuse_hidden
 
 CELLS = 2**21  # log-densities at once
 

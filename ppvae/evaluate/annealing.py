@@ -28,6 +28,7 @@ from ppvae.evaluate.density import Latents, simulate
 from ppvae.evaluate.moves import Target, hamiltonian, staged
 from ppvae.evaluate.weights import relative_error
 from ppvae.pair import Pair
+from ppvae.tracing.hidden import refuse_hidden
 
 ACCEPTANCE = 0.65  # what the steps are tuned to (Neal 2011, section 4.4)
 WARM = 20  # moves of the pilot at the first temperature, from a step that may be far off
@@ -127,6 +128,7 @@ def bdmc(
         lower, upper, made = [], [], []
         for data in post.row_blocks(chains):
             values, rows = simulate(pair, data)
+            refuse_hidden(pair, rows)  # a story of the mask hides entries of complete data too
             target = staged(latents, rows, chains, start)
             betas, steps = _tuned(latents, rows, chains, temperatures, leapfrog, start, target)
             forward, _ = _forward(target, latents.draw(rows, chains, start), betas, steps, leapfrog)

@@ -20,6 +20,7 @@ from ppvae.door import Table
 from ppvae.errors import Problem, refuse_count
 from ppvae.evaluate.density import guide_draws, simulate
 from ppvae.pair import Pair
+from ppvae.tracing.traces import run
 
 Law = Callable[[Tensor], Any]
 """Complete rows (n, D) to their mask, True = observed, such as ``lambda x: ppvae.data.mcar(x, 0.5, seed)``."""
@@ -133,6 +134,7 @@ def _replicates(
             if law is not None:
                 rows = _hidden(rows, law)
             if particles is None:
+                _refuse_dependent(pair, rows)
                 latents = guide_draws(pair, rows, draws)
             else:
                 latents = condition(pair, rows).resampled(rows, draws, particles)
@@ -146,6 +148,17 @@ def _replicates(
             yield {name: truth[name].reshape(len(rows), -1) for name in drawn}, drawn, rows
 
 
+def _refuse_dependent(pair: Pair, rows: Table) -> None:
+    """Draws in turn (`ppvae.nn.Mixture`) are spread more evenly than a truth among them would be."""
+    for name, site in run(pair, rows.rows(slice(0, 1)), enumerate=False).drawn():
+        if not getattr(site["fn"], "independent_draws", True):
+            raise Problem(
+                f"the guide draws {name!r} from a {type(site['fn']).__name__}, from its components in turn",
+                "a row's draws depend on one another, and the rank of the truth among them is not even",
+                "draws chosen by their weights: particles=1000",
+            )
+
+
 def _entered(pair: Pair, x: Any, mask: Any | Law, draws: int) -> tuple[Posterior, Law | None]:
     refuse_count("draws", draws)
     law = mask if callable(mask) else None
@@ -157,9 +170,8 @@ def _entered(pair: Pair, x: Any, mask: Any | Law, draws: int) -> tuple[Posterior
             f"{FEWEST} rows at least; some hundreds find an error of a tenth",
         )
     if law and not pair.takes_mask("x"):
-        raise Problem(
-            "a law of missing entries, and a pair that takes no mask of x", "a story of complete rows", "mask=None"
-        )
+        why = "the story says itself what is missing" if pair.hides("x") else "a story of complete rows"
+        raise Problem("a law of missing entries, and a story that takes no mask of x", why, "mask=None")
     return post, law
 
 

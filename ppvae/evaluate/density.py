@@ -21,6 +21,7 @@ from torch.distributions.transforms import Transform
 from ppvae.door import Table
 from ppvae.errors import Caution, Problem
 from ppvae.pair import SEEN, Pair
+from ppvae.tracing.hidden import refuse_hidden
 from ppvae.tracing.terms import weights_of
 from ppvae.tracing.traces import PARTICLE_DIM, At, Traces, by_row, enumerated, is_global, log_prob, run
 
@@ -139,17 +140,6 @@ def _prior(traces: Traces, name: str) -> Tensor:
             "start='guide'",
         )
     return by_row(value, traces)
-
-
-def refuse_hidden(pair: Pair, table: Table) -> None:
-    """Refuse rows whose missing entries are draws of the story, for what takes p(x | z) for their density."""
-    for name in table.masks:
-        if pair.hides(name):
-            raise Problem(
-                f"the story draws what is missing of {name!r}, and goes on from it",
-                "given its latents a row's missing entries still depend on one another and on why they are missing",
-                "impute() and log_evidence(), by importance weights",
-            )
 
 
 def _refuse_partly_seen(pair: Pair, table: Table) -> None:

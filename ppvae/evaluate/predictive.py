@@ -10,9 +10,8 @@ from pyro import poutine
 from torch import Tensor
 
 from ppvae.conditioning.posterior import condition
-from ppvae.door import Table
 from ppvae.errors import Problem, refuse_count
-from ppvae.pair import Pair
+from ppvae.pair import SEEN, Pair
 from ppvae.tracing.traces import At, is_global
 
 
@@ -56,10 +55,11 @@ def predictive_check(
     table, sites = post.table, pair.sites(post.table.values)
     if "x" not in table.values:
         raise Problem("there is no x", "replicates are compared with it", "pass the rows that were observed")
-    observed = _of(statistic, table, table.values["x"])
+    observed = _of(statistic, table.masks.get("x"), table.values["x"])
     latents = post.sample(draws) if sites.keys() - table.values.keys() else {}
     partly = table.partly_seen(pair)
-    given = {name: value for name, value in table.values.items() if name != "x" and name not in partly}
+    drawn = {"x", SEEN} if pair.hides("x") else {"x"}  # a story of the mask replicates it too
+    given = {name: value for name, value in table.values.items() if name not in drawn and name not in partly}
     replicated = []
     with post.evaluating():
         for s in range(draws):
@@ -70,14 +70,14 @@ def predictive_check(
             }
             with At(at):
                 story = poutine.trace(pair.model).get_trace(size=len(table), **given)
-            replicated.append(_of(statistic, table, story.nodes["x"]["value"]))
+            mask = story.nodes[SEEN]["value"] > 0.5 if SEEN in drawn and SEEN in story.nodes else table.masks.get("x")
+            replicated.append(_of(statistic, mask, story.nodes["x"]["value"]))
     found = torch.stack(replicated)
     p = (found > observed).double().mean(0) + 0.5 * (found == observed).double().mean(0)
     return PredictiveCheck(p, observed, found)
 
 
-def _of(statistic: Callable[[Tensor], Tensor], table: Table, x: Tensor) -> Tensor:
-    mask = table.masks.get("x")
+def _of(statistic: Callable[[Tensor], Tensor], mask: Tensor | None, x: Tensor) -> Tensor:
     try:
         value = torch.as_tensor(statistic(x if mask is None else torch.where(mask, x, torch.nan)))
     except Exception as error:  # whatever the statistic is, its own words say what is wrong with it

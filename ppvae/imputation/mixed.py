@@ -109,7 +109,7 @@ def columns_alone(x: Tensor, layout: Layout, draws: int, seed: int) -> Tensor:
 def indicators(x: Tensor, layout: Layout, draws: int, seed: int, *, way: Callable[..., Completed]) -> Tensor:
     """A way for numbers, on numbers warped and classes as indicators: C of a categorical column, the code of an ordinal one.
 
-    Classes are read back from the order of a cell's draws, so that each is drawn as often as its indicator's mean says, and
+    Classes are read back from the order of a cell's draws, so that each is drawn nearly as often as its indicator's mean says, and
     draws of cells that go together stay together.
     """
     warped = _Warped(x, layout.numbers)
@@ -220,4 +220,6 @@ def _folded(kind: str, drawn: Tensor, seen: Tensor) -> Tensor:
     if kind.startswith("ordinal"):
         return drawn[..., 0].round().clamp(0, count - 1)
     chance = drawn.mean(0).clamp(min=0.5 / (1 + len(seen)))
-    return (-rank.log() / chance).argmin(-1).to(drawn)  # a race: of independent ranks c wins as often as chance_c
+    return (
+        (-rank.log() / chance).argmin(-1).to(drawn)
+    )  # a race: were the ranks independent c would win as often as chance_c

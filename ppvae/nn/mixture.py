@@ -22,7 +22,8 @@ class Mixture(TorchDistribution):
     .. math:: \frac{1}{P} \sum_p \log \frac{p(x, z_p)}{\frac1A \sum_b q_b(z_p)}, \quad z_p \sim q_{a_p}
 
     is an unbiased estimate of the mixture's own, with less variance than P independent draws, and pathwise gradients:
-    which component a draw comes from depends on no parameter. Importance-weighted bounds hold with them too.
+    which component a draw comes from depends on no parameter. Importance-weighted bounds hold with them too. The draws of a row
+    depend on one another, which the gradients ``score``, ``vimco`` and ``dreg`` and the ranks of `ppvae.evaluate.sbc` do not allow.
 
     Components that begin alike learn alike: let them begin apart, by a learned shift each, say.
 
@@ -38,6 +39,7 @@ class Mixture(TorchDistribution):
 
     arg_constraints: dict[str, Any] = {}
     has_rsample = True
+    independent_draws = False
 
     def __init__(self, components: TorchDistribution, batch_shape: torch.Size | None = None) -> None:
         if len(components.batch_shape) < 2 or not components.has_rsample:

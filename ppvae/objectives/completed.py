@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from ppvae.door import enter
+from ppvae.door import Table, enter
 from ppvae.errors import Problem, refuse_count
 from ppvae.nn.imputations import Imputations, each
 from ppvae.objectives.elbo import elbo
@@ -60,6 +61,14 @@ class completed_rows:  # noqa: N801  (a verb of the library, as ppvae.elbo)
                 "ppvae.elbo(); or ppvae.make('imputation_mixture', …)",
             )
         x_a = imputed[0] if imputed else table.values["x"].unsqueeze(0)  # (A, N, D)
-        with frozen(pair.decoder):
-            whole = elbo()(pair, replace(table, values={"x": x_a.flatten(0, 1)}, masks={})).reshape(x_a.shape[:2])
+        with frozen(*(module for name, module in pair.named_children() if name != "encoder")):
+            whole = elbo()(pair, _repeated(table, x_a)).reshape(x_a.shape[:2])
         return bound + (whole - whole.detach()).mean(0)
+
+
+def _repeated(table: Table, x: Tensor) -> Table:
+    """Complete rows (A, N, D) as a table of A N rows, each with its row's covariates."""
+    A = len(x)
+    values = {name: torch.cat([value] * A) for name, value in table.values.items() if name != "x"}
+    masks = {name: torch.cat([mask] * A) for name, mask in table.masks.items() if name != "x"}
+    return replace(table, values={**values, "x": x.flatten(0, 1)}, masks=masks)

@@ -107,6 +107,17 @@ def held_guide(pair: Pair, table: Table, traces: Traces) -> Traces:
     return Traces(traces.model, guide, traces.particles, traces.rows)
 
 
+def refuse_dependent(traces: Traces) -> None:
+    """Draws in turn (`ppvae.nn.Mixture`): the others of a row tell where a draw comes from."""
+    for name, site in traces.drawn():
+        if torch.is_grad_enabled() and not getattr(site["fn"], "independent_draws", True):
+            raise Problem(
+                f"the guide draws {name!r} from a {type(site['fn']).__name__}, from its components in turn",
+                "this gradient sets a draw against the other particles', which must not depend on it",
+                "gradient='pathwise' or 'stl'",
+            )
+
+
 def refuse_points(traces: Traces) -> None:
     """A Delta at a value that is held, where a gradient is asked for: its log_density does not know where it stands."""
     for name, site in traces.drawn():

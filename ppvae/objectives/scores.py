@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ppvae.door import Table
 from ppvae.errors import Problem
-from ppvae.objectives.holding import Detached, refuse_points
+from ppvae.objectives.holding import Detached, refuse_dependent, refuse_points
 from ppvae.pair import Pair
 from ppvae.tracing.terms import log_guide, reparametrised
 from ppvae.tracing.traces import Traces, enumerated, run
@@ -28,7 +28,9 @@ def run_for_scores(pair: Pair, table: Table, particles: int) -> tuple[Traces, Te
     traces = run(pair, table, particles)
     names = [name for name, site in traces.drawn() if not reparametrised(site)]
     if not names:
-        return run_detached(pair, table, particles)
+        traces, log_q = run_detached(pair, table, particles)
+        refuse_dependent(traces)
+        return traces, log_q
     refuse_enumerated(traces)
     return traces, log_guide(traces, names)
 

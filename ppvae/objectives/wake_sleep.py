@@ -15,7 +15,7 @@ from ppvae.objectives.holding import free
 from ppvae.objectives.options import refuse_particles
 from ppvae.objectives.scores import run_detached
 from ppvae.objectives.weighted import log_mean
-from ppvae.pair import Pair
+from ppvae.pair import SEEN, Pair
 from ppvae.tracing.terms import log_guide, refuse_dead_gradients, weights_of
 from ppvae.tracing.traces import Seen, Traces
 
@@ -72,7 +72,9 @@ def _dream(pair: Pair, table: Table) -> Tensor:
     with torch.no_grad():
         story = poutine.trace(pair.model).get_trace(size=N, **covariates)
     dreamt = {name: story.nodes[name]["value"].reshape(v.shape) for name, v in table.values.items() if name in sites}
-    rows = replace(table, values={**table.values, **dreamt})
+    seen = story.nodes.get(SEEN)  # a story of the mask dreams that too
+    masks = {**table.masks, "x": seen["value"] > 0.5} if seen is not None and pair.hides("x") else table.masks
+    rows = replace(table, values={**table.values, **dreamt}, masks=masks)
     with Seen(rows.partly_seen(pair)):
         guide = poutine.trace(poutine.replay(pair.guide, story)).get_trace(size=N, **rows.call(pair))
     traces = Traces(story, guide, 1, N)

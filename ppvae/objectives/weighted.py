@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ppvae.door import Table, enter
 from ppvae.errors import Problem
-from ppvae.objectives.holding import Renamed, free, held_guide
+from ppvae.objectives.holding import Renamed, free, held_guide, refuse_dependent
 from ppvae.objectives.options import refuse_gradient, refuse_kl, refuse_particles
 from ppvae.objectives.scores import leave_one_out_bound, run_for_scores
 from ppvae.pair import Pair
@@ -120,6 +120,7 @@ def _weighted(pair: Pair, table: Table, particles: int, alpha: float, gradient: 
     held = held_guide(pair, table, traces)
     weights = weights_of(held)
     if gradient == "dreg":
+        refuse_dependent(traces)
         v = ((1 - alpha) * weights.detach()).softmax(0)
         _scale_paths(held, alpha + (1 - alpha) * v)
     return log_mean(weights, alpha)

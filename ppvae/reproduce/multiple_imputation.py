@@ -9,7 +9,7 @@ holds it more often than 95 %. *Coverage* is the share of the columns whose inte
 complete table's mean, which only an experiment knows: the mean's own error has then no part in it.
 
 80 % of each table's rows, drawn by the seed (budget cpu: 2,000 of them at most); columns of whole categories (the wines' quality,
-the concrete's age) are completed, not asked about. Half of the entries of a column are hidden, by
+the concrete's age) are completed, not asked about. Half of the entries of a column are hidden (under MNAR-tails a quarter), by
 
     MCAR        each entry with probability 1/2
     MAR         a random 30 % of the columns, A, stay observed; logistic(b_j + s_nj) in the others, s a random linear function of x_A
