@@ -14,12 +14,13 @@ from collections.abc import Sequence
 import pyro
 import pyro.distributions as dist
 import torch
-from ppvae.models.conditional_vae import Decoder, beside, model
+from ppvae.models.conditional_vae import Decoder, model
 from torch import Tensor, nn
 
 from ppvae import Pair
 from ppvae.nn import encoder as encoder_of
 from ppvae.nn.filled import observed
+from ppvae.nn.labels import beside
 
 
 class Encoder(nn.Module):
@@ -38,7 +39,7 @@ class Encoder(nn.Module):
         self.net = encoder_of(kind, features + classes, latents, hidden)
 
     def forward(self, x: Tensor, label: Tensor, mask: Tensor | bool = True) -> dist.Distribution:
-        row = beside(x, label, self.classes)
+        row = beside(x, label[:, None], self.classes)
         seen = torch.cat([observed(x, mask), torch.ones_like(row[..., x.shape[-1] :], dtype=torch.bool)], -1)
         return self.net(row, seen)
 

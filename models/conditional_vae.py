@@ -14,10 +14,11 @@ from collections.abc import Sequence
 
 import pyro
 import pyro.distributions as dist
-import torch
 from ppvae.models import vae
 from pyro import poutine
 from torch import Tensor, nn
+
+from ppvae.nn.labels import beside
 
 
 class Decoder(nn.Module):
@@ -36,7 +37,7 @@ class Decoder(nn.Module):
         self.net = vae.Decoder(features, latents + classes, hidden, likelihood_name)
 
     def forward(self, z: Tensor, label: Tensor) -> dist.Distribution:
-        return self.net(beside(z, label, self.classes))
+        return self.net(beside(z, label[:, None], self.classes))
 
 
 def model(
@@ -48,9 +49,3 @@ def model(
         z = pyro.sample("z", dist.Normal(zero, 1.0).to_event(1))  # (…, N, 1, K)
         with pyro.plate("features", decoder.features, dim=-1), poutine.mask(mask=mask):
             return pyro.sample("x", decoder(z.squeeze(-2), label), obs=x)  # (…, N, D)
-
-
-def beside(value: Tensor, label: Tensor, classes: int) -> Tensor:
-    """value (…, N, K) with the indicator of label (N,) beside it, (…, N, K + C)."""
-    indicator = (label[:, None] == torch.arange(classes, device=label.device)).to(value)  # (N, C)
-    return torch.cat([value, indicator.expand(*value.shape[:-1], classes)], -1)
