@@ -9,6 +9,7 @@ from ppvae.errors import Caution, Problem
 from ppvae.fitting.loop import Fit, fit
 from ppvae.objectives import (
     annealed,
+    balanced,
     beta,
     capacity,
     completed_rows,
@@ -30,6 +31,7 @@ __all__ = [
     "Posterior",
     "Problem",
     "annealed",
+    "balanced",
     "beta",
     "capacity",
     "check",

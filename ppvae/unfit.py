@@ -18,12 +18,20 @@ BLOCK, DRAWS = 512, 200  # rows at a time; draws of what is missing, none of whi
 def refuse_unfit(pair: Pair, table: Table) -> None:
     """Refuse columns from which nothing, or infinitely much, would be learned; warn of rows that teach nothing."""
     refuse_contradicted(pair, table)
+    others = {name: table.masks.get(name) for name in table.values if name != "x" and name in pair.sites(table.values)}
+    for name, mask in others.items():
+        if mask is not None and not mask.any() and pair.takes_mask(name):
+            raise Problem(
+                f"{name!r} is absent in every row",
+                "an entry of which nothing was read, or a mask that is inverted (True = observed)",
+                f"leave {name!r} out of the data if it is not to be learned",
+            )
     x = table.values.get("x")
     if x is None:
         return
     seen = table.masks.get("x", torch.ones((), dtype=torch.bool, device=x.device)).expand(x.shape)
     empty = (~seen.any(0)).nonzero().flatten().tolist()
-    if empty:
+    if empty and len(x) > 1:  # one row, a graph, has gaps of its own
         raise Problem(
             f"column{_s(empty)} never observed",
             "a table's empty column, or a mask that is inverted (True = observed)",
@@ -39,7 +47,11 @@ def refuse_unfit(pair: Pair, table: Table) -> None:
             "as its noise shrinks",
             "drop the column: x[:, x.std(0) > 0]; or spread grey levels: x + torch.rand_like(x) / 256",
         )
-    nothing = (~seen.any(1)).nonzero().flatten().tolist()
+    told = seen.any(1)
+    for name, mask in others.items():
+        if name != SEEN:
+            told = told | (True if mask is None else mask.any(1))
+    nothing = (~told).nonzero().flatten().tolist()
     if nothing and not pair.hides("x"):  # a story of the mask learns from an empty row too
         warnings.warn(
             f"row{_s(nothing)} not observed at all\n  Likely cause: blank lines, or a mask that is inverted\n"

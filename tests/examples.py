@@ -1,6 +1,7 @@
 """Small pairs and data for any pair of the catalogue."""
 
 import torch
+from pyro import poutine
 
 import ppvae
 
@@ -14,13 +15,44 @@ def pair(name, features=None, latents=2, seed=0, **options):
 
 
 def data(made, rows=12, missing=0.4, seed=1):
-    """Rows that the pair itself generates, with its covariates, and a mask: (entries, mask)."""
+    """Rows that the pair itself generates, with its covariates and all its other sites of data, and a mask of x:
+    (entries, mask). Where x is not the only one, every fourth row has none of it."""
     torch.manual_seed(seed)
     given = {name: COVARIATES[name](rows) for name, needed in made.entries.items() if needed and name != "x"}
     with torch.no_grad():
-        x = made.model(size=rows, **given)
+        trace = poutine.trace(made.model).get_trace(size=rows, **given)
+    others = {name: trace.nodes[name]["value"] for name in other_sites(made, given)}
+    others = {name: value.to(torch.get_default_dtype()).expand(rows, -1) for name, value in others.items()}
+    x = trace.nodes["x"]["value"]
     mask = torch.rand(x.shape) > missing
-    return {"x": x, **given}, mask
+    if others:
+        mask[1::4] = False
+    return {"x": x, **given, **others}, mask
+
+
+def other_sites(made, given=None):
+    """The entries besides x that the story observes where they are given."""
+    optional = [name for name, needed in made.entries.items() if not needed and name not in ("x", "seen")]
+    return [name for name in optional if name in made.sites(given)]
+
+
+def seen(made, entries, mask):
+    """Masks by name: that of x, and of other sites' entries (a class: of its row), two in three seen, all where x is not."""
+    others = {name: entries[name] for name in other_sites(made, entries) if name in entries}
+    some = {n: (torch.arange(value.numel()) % 3 > 0).reshape(value.shape) for n, value in others.items()}
+    return {"x": mask} | {name: part | ~mask.any(1, keepdim=True) for name, part in some.items()}
+
+
+def direct(made, entries, mask):
+    """The same as keywords of story and guide, without the door: a site that the story does not mask is left out."""
+    masks = seen(made, entries, mask)
+    found = {"mask": masks.pop("x")}
+    for name, value in entries.items():
+        if name not in masks:
+            found[name] = value
+        elif made.takes_mask(name):
+            found |= {name: value, f"mask_{name}": masks[name]}
+    return found
 
 
 def linear_gaussian(name="factor_analysis_exact", N=40, D=8, K=3, seed=0, **options):

@@ -6,7 +6,7 @@ import math
 import pyro
 import pytest
 import torch
-from examples import COVARIATES, data, pair
+from examples import COVARIATES, data, direct, other_sites, pair, seen
 from oracles import dense_log_evidence
 from pyro import poutine
 from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO
@@ -29,16 +29,17 @@ def local(made, entries):
     return not any(is_global(site) for _, site in traces.drawn())
 
 
-def log_weights(made, entries, mask, particles=1, seed=0):
+def log_weights(made, entries, masks, particles=1, seed=0):
     torch.manual_seed(seed)
     with torch.no_grad():
-        return weights_of(run(made, enter(made, entries, {"x": mask}), particles))
+        return weights_of(run(made, enter(made, entries, masks), particles))
 
 
 def test_check_passes(made):
     entries, mask = data(made)
-    ppvae.check(made, entries, {"x": mask})
-    ppvae.check(made, entries)
+    ppvae.check(made, entries, seen(made, entries, mask))
+    if not other_sites(made, entries):  # a class that is never missing teaches no guide to find it
+        ppvae.check(made, entries)
 
 
 def test_story_and_guide_have_the_same_latents(made):
@@ -70,7 +71,7 @@ def test_the_story_generates_and_stays_near_what_it_says(made):
 
 def test_a_gradient_reaches_every_parameter(made):
     entries, mask = data(made)
-    ppvae.elbo()(made, entries, {"x": mask}).sum().backward()
+    ppvae.elbo()(made, entries, seen(made, entries, mask)).sum().backward()
     assert [n for n, p in made.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
@@ -90,14 +91,18 @@ def test_the_mask_counts_exactly_the_observed_entries(made):
     torch.manual_seed(0)
     site = run(made, enter(made, entries, {"x": mask})).model.nodes["x"]
     by_hand = (site["fn"].log_prob(torch.where(mask, entries["x"], made.fill("x"))) * mask).sum(-1)
-    assert torch.allclose(likelihood, by_hand + of_the_mask(made, entries, mask), atol=1e-10)
+    assert torch.allclose(likelihood, by_hand + of_the_others(made, entries, mask), atol=1e-10)
 
 
-def of_the_mask(made, entries, mask):
-    """log p(seen | x) at the same draw: where the story says why entries are missing, the mask is data too."""
+def of_the_others(made, entries, mask):
+    """log p(seen | x) and log p(y | z) at the same draw: where the story says why entries are missing, the mask is data too,
+    and so are labels and attributes, here complete."""
     torch.manual_seed(0)
-    site = run(made, enter(made, entries, {"x": mask})).model.nodes.get("seen")
-    return 0.0 if site is None else site["fn"].log_prob(mask.to(site["value"])).sum(-1)
+    nodes, total = run(made, enter(made, entries, {"x": mask})).model.nodes, torch.zeros(len(mask))
+    data = {"seen": mask, **{name: entries[name] for name in other_sites(made, entries)}}
+    for name in data.keys() & nodes.keys():
+        total = total + nodes[name]["fn"].log_prob(data[name].to(entries["x"])).sum(-1)
+    return total
 
 
 def test_an_all_false_row_adds_only_minus_kl(made):
@@ -105,9 +110,9 @@ def test_an_all_false_row_adds_only_minus_kl(made):
     mask[0] = False
     torch.manual_seed(0)
     terms = ppvae.elbo().terms(made, entries, {"x": mask})
-    of_mask = torch.as_tensor(of_the_mask(made, entries, mask)).expand(len(mask))[0]
-    assert terms.likelihood[0] == of_mask
-    assert torch.equal(terms.elbo[0], of_mask - sum(kl[0] for kl in terms.kl.values()))
+    others = of_the_others(made, entries, mask)[0]
+    assert terms.likelihood[0] == others
+    assert torch.equal(terms.elbo[0], others - sum(kl[0] for kl in terms.kl.values()))
     if made.exact:
         assert terms.elbo[0].abs() < 1e-10
 
@@ -118,9 +123,9 @@ def test_permuting_the_rows_permutes_the_log_weights(made):
     if not local(made, entries):
         pytest.skip("a global latent: rows have no weights")
     order = torch.tensor([2, 0, 1])
-    moved = {k: v[order] for k, v in entries.items()}
-    a = log_weights(made, entries, mask, particles=4000).exp()
-    b = log_weights(made, moved, mask[order], particles=4000, seed=1).exp()
+    moved, masks = {k: v[order] for k, v in entries.items()}, seen(made, entries, mask)
+    a = log_weights(made, entries, masks, particles=4000).exp()
+    b = log_weights(made, moved, {k: m[order] for k, m in masks.items()}, particles=4000, seed=1).exp()
     error = ((a.var(0)[order] + b.var(0)) / 4000).sqrt()
     assert ((a.mean(0)[order] - b.mean(0)).abs() <= 5 * error + 1e-9 * a.mean(0)[order]).all()
 
@@ -129,8 +134,9 @@ def test_vectorised_and_looped_particles_agree(made):
     entries, mask = data(made, rows=4)
     if not local(made, entries):
         pytest.skip("a global latent: rows have no weights")
-    together = log_weights(made, entries, mask, particles=3000)
-    looped = torch.cat([log_weights(made, entries, mask, seed=s) for s in range(600)])
+    masks = seen(made, entries, mask)
+    together = log_weights(made, entries, masks, particles=3000)
+    looped = torch.cat([log_weights(made, entries, masks, seed=s) for s in range(600)])
     if made.exact:
         assert (together - looped[0]).abs().max() < 1e-10
     error = (together.var(0) / 3000 + looped.var(0) / 600).sqrt()
@@ -141,9 +147,10 @@ def test_the_bound_rises_with_particles_and_stays_below_the_truth(made):
     entries, mask = data(made, rows=30)
     if not local(made, entries):
         pytest.skip("a global latent: no importance-weighted bound")
+    masks = seen(made, entries, mask)
     with torch.no_grad():
         bounds = {
-            p: torch.stack([ppvae.iw_elbo(p)(made, entries, {"x": mask}).mean() for _ in range(60)]) for p in (1, 8, 64)
+            p: torch.stack([ppvae.iw_elbo(p)(made, entries, masks).mean() for _ in range(60)]) for p in (1, 8, 64)
         }
     low, middle, high = bounds.values()
     error = max(b.std() / math.sqrt(60) for b in bounds.values()) + 1e-12  # rounding, where nothing varies
@@ -162,7 +169,7 @@ def test_two_fits_in_one_process_both_train(made):
     for _ in range(2):
         fresh = pair(made._built[0])
         before = copy.deepcopy(fresh.state_dict())
-        ppvae.fit(fresh, entries, {"x": mask}, epochs=2, batch_size=10)
+        ppvae.fit(fresh, entries, seen(made, entries, mask), epochs=2, batch_size=10)
         assert all(not torch.equal(before[k], v) for k, v in fresh.state_dict().items())
 
 
@@ -173,14 +180,14 @@ def test_saved_and_loaded_it_gives_the_same_numbers(made, tmp_path):
     for one in (made, again):
         one.eval()
     torch.manual_seed(0)
-    ours = ppvae.elbo(3)(made, entries, {"x": mask})
+    ours = ppvae.elbo(3)(made, entries, seen(made, entries, mask))
     torch.manual_seed(0)
-    assert torch.equal(ours, ppvae.elbo(3)(again, entries, {"x": mask}))
+    assert torch.equal(ours, ppvae.elbo(3)(again, entries, seen(made, entries, mask)))
     if local(made, entries):
         torch.manual_seed(0)
-        evidence = ppvae.condition(made, entries, {"x": mask}).log_evidence(50)
+        evidence = ppvae.condition(made, entries, seen(made, entries, mask)).log_evidence(50)
         torch.manual_seed(0)
-        assert torch.equal(evidence, ppvae.condition(again, entries, {"x": mask}).log_evidence(50))
+        assert torch.equal(evidence, ppvae.condition(again, entries, seen(made, entries, mask)).log_evidence(50))
 
 
 def test_the_staged_step_equals_the_eager_step_bit_for_bit(made):
@@ -190,7 +197,9 @@ def test_the_staged_step_equals_the_eager_step_bit_for_bit(made):
     ends = []
     for compile in ("auto", "off"):
         fresh = pair(made._built[0])
-        result = ppvae.fit(fresh, entries, {"x": mask}, epochs=4, batch_size=10, compile=compile, learning_rate=1e-2)
+        result = ppvae.fit(
+            fresh, entries, seen(made, entries, mask), epochs=4, batch_size=10, compile=compile, learning_rate=1e-2
+        )
         assert result.step.startswith("staged" if compile == "auto" else "eager")
         ends.append(([r["bound"] for r in result.history], fresh.state_dict()))
     assert ends[0][0] == ends[1][0]
@@ -203,15 +212,17 @@ def test_stock_svi_trains_two_pairs_in_one_process(made):
         before = copy.deepcopy(one.state_dict())
         svi = SVI(one.model, one.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
         for _ in range(2):
-            assert math.isfinite(svi.step(mask=mask, **entries))
+            assert math.isfinite(svi.step(**direct(made, entries, mask)))
         assert all(not torch.equal(before[k], v) for k, v in one.state_dict().items())
 
 
 def test_predictive_and_condition_work(made):
     entries, mask = data(made, rows=5)
-    given = {k: v for k, v in entries.items() if k != "x"}
+    given = {k: v for k, v in entries.items() if k != "x" and k not in other_sites(made, entries)}
     # parallel=True loses the plate dims of a global site on its way from guide to story (Pyro 1.9.2)
-    draws = Predictive(made.model, guide=made.guide, num_samples=7, parallel=local(made, entries))(mask=mask, **entries)
+    draws = Predictive(made.model, guide=made.guide, num_samples=7, parallel=local(made, entries))(
+        **direct(made, entries, mask)
+    )
     assert {v.shape[0] for v in draws.values()} == {7}
     conditioned = poutine.trace(poutine.condition(made.model, {"x": entries["x"]})).get_trace(size=5, **given)
     assert conditioned.nodes["x"]["is_observed"]
@@ -235,11 +246,11 @@ def test_nuts_on_the_factor_analysis_story_finds_the_exact_posterior():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 def test_it_runs_on_cuda_and_agrees_with_the_cpu(made):
     entries, mask = data(made, rows=20)
-    here = ppvae.elbo(2000)(made, entries, {"x": mask}).mean()
-    there = ppvae.elbo(2000)(copy.deepcopy(made).cuda(), entries, {"x": mask}).mean()
+    here = ppvae.elbo(2000)(made, entries, seen(made, entries, mask)).mean()
+    there = ppvae.elbo(2000)(copy.deepcopy(made).cuda(), entries, seen(made, entries, mask)).mean()
     assert there.device.type == "cuda"
     assert abs(here - there.cpu()) < 0.05 * (1 + abs(here))
-    ppvae.fit(made, entries, {"x": mask}, epochs=2, batch_size=10, device="cuda")
+    ppvae.fit(made, entries, seen(made, entries, mask), epochs=2, batch_size=10, device="cuda")
     assert next(made.parameters()).is_cuda
 
 

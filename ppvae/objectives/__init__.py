@@ -16,6 +16,7 @@ Where it is an `nn.Module` its parameters are trained and saved with the pair's.
 
 from ppvae.objectives.completed import completed_rows
 from ppvae.objectives.elbo import elbo
+from ppvae.objectives.emphasis import balanced
 from ppvae.objectives.holding import frozen
 from ppvae.objectives.matching import posterior_matching
 from ppvae.objectives.shaping import annealed, beta, capacity, free_bits
@@ -24,6 +25,7 @@ from ppvae.objectives.weighted import iw_elbo, renyi
 
 __all__ = [
     "annealed",
+    "balanced",
     "beta",
     "capacity",
     "completed_rows",

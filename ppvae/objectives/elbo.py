@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from ppvae.door import Table, enter
 from ppvae.errors import Problem
 from ppvae.objectives import shaping
+from ppvae.objectives.emphasis import Weight, emphasised, refuse_emphasis
 from ppvae.objectives.holding import free, held_guide
 from ppvae.objectives.options import refuse_gradient, refuse_particles
 from ppvae.objectives.scores import leave_one_out_mean, refuse_enumerated, run_for_scores
@@ -40,11 +42,14 @@ class elbo:  # noqa: N801  (a verb of the library)
             "score": for draws that cannot be reparametrised, with the other particles' mean as the baseline; two
             particles or more. (Ranganath, Gerrish & Blei 2014; baseline: Kool, van Hoof & Welling 2019)
         kl: one of `beta`, `annealed`, `free_bits`, `capacity`, or a tuple of them. ``terms`` stays the truth.
+        likelihood: factors of the observed sites' log-probabilities by name, numbers or functions of (values, mask) to one of
+            each entry, such as `balanced`. The number is then no bound; ``terms`` stays the truth.
     """
 
     particles: int = 1
     gradient: str = "pathwise"
     kl: shaping.Shape | tuple[shaping.Shape, ...] | None = None
+    likelihood: Mapping[str, Weight] | None = None
 
     def __post_init__(self) -> None:
         refuse_gradient(self.gradient, ("pathwise", "stl", "score"), "elbo")
@@ -52,11 +57,13 @@ class elbo:  # noqa: N801  (a verb of the library)
             refuse_particles(self.particles, 2, "each draw's baseline is the mean of the others: a number of draws")
         refuse_particles(self.particles)
         shaping.refuse_beside(shaping.shapes_of(self.kl), self.gradient)
+        refuse_emphasis(self.likelihood)
 
     @property
     def unit(self) -> str | None:
-        """None where less than the KL is subtracted at some time: the number is then no bound."""
-        return "nats per row" if shaping.bounds(shaping.shapes_of(self.kl)) else None
+        """None where less than the KL is subtracted at some time, or the data's terms have weights: the number is then no
+        bound."""
+        return "nats per row" if self.likelihood is None and shaping.bounds(shaping.shapes_of(self.kl)) else None
 
     @property
     def coupled(self) -> bool:
@@ -93,17 +100,22 @@ class elbo:  # noqa: N801  (a verb of the library)
         if self.gradient == "stl":
             refuse_enumerated(traces)
             traces = held_guide(pair, table, traces) if torch.is_grad_enabled() else traces
-        terms = terms_of(traces, table, closed=self.gradient == "pathwise" and not pair.exact)
-        if self.kl is None:
+        closed = self.gradient == "pathwise" and not pair.exact
+        terms = terms_of(traces, table, closed)
+        if self.kl is None and self.likelihood is None:
             return terms.elbo, terms
+        weighted = terms if self.likelihood is None else terms_of(emphasised(traces, self.likelihood), table, closed)
+        if self.kl is None:
+            return weighted.elbo, terms
         _refuse_no_kl(terms, self.kl)
-        kl = unit_kl(traces) if self._floor and self._floor.per == "unit" else terms.kl
-        return terms.likelihood - shaping.penalty(shaping.shapes_of(self.kl), kl, done), terms
+        kl = unit_kl(traces) if self._floor and self._floor.per == "unit" else weighted.kl
+        return weighted.likelihood - shaping.penalty(shaping.shapes_of(self.kl), kl, done), terms
 
     def _scored(self, pair: Pair, table: Table, done: shaping.Done) -> tuple[Tensor, ElboTerms]:
         traces, log_q = run_for_scores(pair, table, self.particles)
         refuse_dead_gradients(traces, scores=True)
-        f, terms = weights_of(traces), terms_of(traces, table, closed=False)
+        terms = terms_of(traces, table, closed=False)
+        f = weights_of(traces if self.likelihood is None else emphasised(traces, self.likelihood))
         if self.kl is not None:
             _refuse_no_kl(terms, self.kl)
             _refuse_sums(traces, self.kl)

@@ -134,8 +134,10 @@ def is_global(site: dict[str, Any]) -> bool:
 
 
 def log_prob(site: dict[str, Any]) -> Tensor:
-    """The site's log-probability, (…, N, D) or (…, N, 1), 0 where its mask is False."""
-    return scale_and_mask(site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]), mask=site["mask"])
+    """The site's log-probability, (…, N, D) or (…, N, 1), 0 where its mask is False; times its weight, where an objective
+    gave it one (`ppvae.objectives.emphasis`; a scale of the pair's own was refused)."""
+    value = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    return scale_and_mask(value, site["scale"], site["mask"])
 
 
 def seen_rows(site: dict[str, Any]) -> Tensor | None:

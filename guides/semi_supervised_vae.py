@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import pyro
 import pyro.distributions as dist
 import torch
-from ppvae.models.m2 import Decoder, model
+from ppvae.models.semi_supervised_vae import Decoder, model
 from torch import Tensor, nn
 
 from ppvae import Pair
