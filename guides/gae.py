@@ -27,14 +27,15 @@ __all__ = ["guide", "make"]
 class Encoder(nn.Module):
     """z of x_o and nodes: x, mask (N, D) and nodes (N, n, F) to batch (N, 1), event (n, K), without chance."""
 
-    def __init__(self, features: int, latents: int, hidden: Sequence[int] = (32,), attributes: int | None = None) -> None:
+    def __init__(
+        self, features: int, latents: int, hidden: Sequence[int] = (32,), attributes: int | None = None
+    ) -> None:
         super().__init__()
         self.net = Network(features, hidden, attributes)
-        self.loc = Convolution(self.net.width, latents)
+        self.head = Convolution(self.net.width, latents)
 
     def forward(self, x: Tensor, mask: Tensor | bool = True, nodes: Tensor | None = None) -> dist.Delta:
-        h, links = self.net(x, mask, nodes)
-        return dist.Delta(self.loc(h, links).unsqueeze(1), event_dim=2)
+        return dist.Delta(self.head(*self.net(x, mask, nodes)).unsqueeze(1), event_dim=2)
 
 
 def make(features: int, latents: int, hidden: Sequence[int] = (32,), attributes: int | None = None) -> Pair:

@@ -16,41 +16,42 @@ from collections.abc import Sequence
 
 import pyro
 import pyro.distributions as dist
-import torch
 from ppvae.models.semi_supervised_vae import Decoder, model
 from torch import Tensor, nn
 
 from ppvae import Pair
 from ppvae.errors import Problem
-from ppvae.nn import encoder as encoder_of
-from ppvae.nn import mlp
-from ppvae.nn.filled import observed
+from ppvae.nn import Gaussian, mlp
+from ppvae.nn.filled import beside_mask
 from ppvae.nn.labels import beside
 
 LABELS = {"enumerated": {"enumerate": "parallel"}, "sampled": {}}
 
 
 class Encoder(nn.Module):
-    """q(y | x_o) and q(z | x_o, y), a network each, both with the mask beside the row, 0 in a gap."""
+    """q(y | x_o) and q(z | x_o, y), a network each; both read the row with the mask beside it, 0 in a gap."""
 
     def __init__(self, features: int, latents: int, classes: int, hidden: Sequence[int], labels: str) -> None:
         super().__init__()
-        if labels not in LABELS:
-            raise Problem(f"labels is {labels!r}", "how the guide goes about y", " or ".join(LABELS))
-        self.classes, self.infer = classes, LABELS[labels]
-        self.net = mlp(2 * features, hidden)
-        self.logits = nn.Linear(hidden[-1] if hidden else 2 * features, classes)
-        self.style = encoder_of("mask", features + classes, latents, hidden)
+        self.classes, self.infer = classes, how(labels)
+        widths = [2 * features, *hidden]
+        self.class_net, self.logits = mlp(2 * features, hidden), nn.Linear(widths[-1], classes)
+        self.style_net = mlp(2 * features + classes, hidden)
+        self.style = Gaussian([2 * features + classes, *hidden][-1], latents)
 
     def y(self, x: Tensor, mask: Tensor | bool = True) -> dist.Categorical:
-        seen = observed(x, mask)
-        h = self.net(torch.cat([torch.where(seen, x, 0.0), seen.to(x.dtype)], -1))
-        return dist.Categorical(logits=self.logits(h).unsqueeze(-2))  # batch (…, N, 1)
+        logits = self.logits(self.class_net(beside_mask(x, mask)))
+        return dist.Categorical(logits=logits.unsqueeze(-2))  # batch (…, N, 1)
 
     def z(self, x: Tensor, y: Tensor, mask: Tensor | bool = True) -> dist.Distribution:
-        row = beside(x, y, self.classes)  # (…, N, D + C)
-        seen = observed(x, mask).expand(*row.shape[:-1], x.shape[-1])
-        return self.style(row, torch.cat([seen, torch.ones_like(row[..., x.shape[-1] :], dtype=torch.bool)], -1))
+        return self.style(self.style_net(beside(beside_mask(x, mask), y, self.classes)))
+
+
+def how(labels: str) -> dict[str, str]:
+    """What Pyro is told about y."""
+    if labels not in LABELS:
+        raise Problem(f"labels is {labels!r}", "how the guide goes about y", " or ".join(LABELS))
+    return LABELS[labels]
 
 
 def guide(encoder: Encoder, x: Tensor, y: Tensor | None = None, mask: Tensor | bool = True) -> None:

@@ -13,8 +13,6 @@ Times n² that is n² / (n² - L) Σ_{i<j} w BCE + KL: the negative of our bound
 these: A has ones on its diagonal there, and zeros where a link is held out, both scored; here a pair of a node with itself
 is none, and what is held out is missing.
 
-The step is eager: the list of links has as many entries as the data have links, and a staged step knows shapes alone.
-
 Reference: Kipf & Welling 2016, section 2.
 """
 
@@ -35,15 +33,16 @@ from ppvae.nn.heads import SMALLEST_SCALE
 class Encoder(nn.Module):
     """q(z | x_o, nodes): x, mask (N, D) and nodes (N, n, F) to batch (N, 1), event (n, K)."""
 
-    def __init__(self, features: int, latents: int, hidden: Sequence[int] = (32,), attributes: int | None = None) -> None:
+    def __init__(
+        self, features: int, latents: int, hidden: Sequence[int] = (32,), attributes: int | None = None
+    ) -> None:
         super().__init__()
         self.net = Network(features, hidden, attributes)
-        self.loc, self.spread = Convolution(self.net.width, latents), Convolution(self.net.width, latents)
+        self.heads = Convolution(self.net.width, latents, heads=2)
 
     def forward(self, x: Tensor, mask: Tensor | bool = True, nodes: Tensor | None = None) -> dist.Independent:
-        h, links = self.net(x, mask, nodes)
-        loc, scale = self.loc(h, links), self.spread(h, links).exp() + SMALLEST_SCALE  # (N, n, K) each
-        return dist.Normal(loc.unsqueeze(1), scale.unsqueeze(1)).to_event(2)
+        loc, spread = self.heads(*self.net(x, mask, nodes)).unsqueeze(1).chunk(2, -1)  # (N, 1, n, K) each
+        return dist.Normal(loc, spread.exp() + SMALLEST_SCALE).to_event(2)
 
 
 def guide(encoder: Encoder, x: Tensor, mask: Tensor | bool = True, nodes: Tensor | None = None) -> None:

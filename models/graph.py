@@ -17,7 +17,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from ppvae.nn.graphs import nodes_of
+from ppvae.nn.graphs import nodes_of, places
 
 
 class Decoder(nn.Module):
@@ -26,14 +26,14 @@ class Decoder(nn.Module):
     def __init__(self, features: int, latents: int) -> None:
         super().__init__()
         self.features, self.latents, self.nodes = features, latents, nodes_of(features)
-        i, j = torch.triu_indices(self.nodes, self.nodes, 1, dtype=torch.int32)
-        self.register_buffer("place", i * self.nodes + j, persistent=False)  # of each pair in the V × V matrix
+        self.register_buffer("place", places(self.nodes), persistent=False)
         self.register_buffer("zero", torch.zeros(()), persistent=False)  # of the pair's dtype, on its device
 
     def forward(self, z: Tensor) -> dist.Bernoulli:
         z = z.squeeze(-3)
         products = (z @ z.mT).flatten(-2)  # (…, V²)
-        return dist.Bernoulli(logits=products.index_select(-1, self.place))
+        # not index_select, whose gradient is far slower on the CPU where there are leading dims
+        return dist.Bernoulli(logits=products.gather(-1, self.place.expand(*products.shape[:-1], -1)))
 
 
 def model(decoder: Decoder, x: Tensor | None = None, mask: Tensor | bool = True, *, size: int = 1) -> Tensor:

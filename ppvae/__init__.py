@@ -19,6 +19,7 @@ from ppvae.objectives import (
     iw_elbo,
     posterior_matching,
     renyi,
+    semi_supervised,
     wake_sleep,
 )
 from ppvae.pair import Pair
@@ -55,5 +56,6 @@ __all__ = [
     "posterior_matching",
     "renyi",
     "save",
+    "semi_supervised",
     "wake_sleep",
 ]

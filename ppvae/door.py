@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from ppvae.errors import Problem
 from ppvae.pair import Pair
@@ -284,14 +285,24 @@ def _refuse_values(name: str, value: Tensor, seen: Tensor, site: Any) -> None:
             f"{name} is {value[row, column].item():.4g} at row {row}, column {column}, outside {_said(support, column)} "
             f"({int(outside.sum())} such entries)",
             f"the likelihood is {kind}: other values have no density under it",
-            "another kind for this column, NaN where a value is missing, or ppvae.data.Schema for words"
-            if hasattr(support, "of")
-            else "for grey pixels: binarize (x.bernoulli()) or make(…, likelihood='normal'); for counts and classes: whole numbers",
+            _remedy(support, kind),
         )
+
+
+def _remedy(support: Any, kind: str) -> str:
+    if hasattr(support, "of"):
+        return "another kind for this column, NaN where a value is missing, or ppvae.data.Schema for words"
+    if kind == "Categorical":
+        return (
+            "classes are counted from 0 on: y - y.min(); more of them: make(…, classes=…); NaN where one is not known"
+        )
+    return "for grey pixels: binarize (x.bernoulli()) or make(…, likelihood='normal'); for counts: whole numbers"
 
 
 def _said(support: Any, column: int) -> Any:
     """A support in words; where columns differ, that of this one."""
+    if isinstance(support, type(constraints.integer_interval(0, 1))):
+        return f"the whole numbers {support.lower_bound} … {support.upper_bound}"
     return support.of(column) if hasattr(support, "of") else support
 
 

@@ -20,6 +20,12 @@ def observed(x: Tensor, mask: Tensor | bool) -> Tensor:
     return mask.expand(x.shape)
 
 
+def beside_mask(x: Tensor, mask: Tensor | bool) -> Tensor:
+    """A row as a network reads it: 0 in a gap, and the mask beside the row, (…, N, 2 D)."""
+    mask = observed(x, mask)
+    return torch.cat([torch.where(mask, x, 0.0), mask.to(x.dtype)], -1)
+
+
 class ZeroFill(nn.Module):
     """q(z | x): x (…, N, D) to batch (…, N, 1), event (K,). What fills a gap is `Pair.fill`, read as if observed."""
 
@@ -50,5 +56,4 @@ class MaskBeside(ZeroFill):
         super().__init__(2 * features, latents, network)
 
     def forward(self, x: Tensor, mask: Tensor | bool = True) -> dist.Independent:
-        mask = observed(x, mask)
-        return self.head(self.net(torch.cat([torch.where(mask, x, 0.0), mask.to(x.dtype)], -1)))
+        return self.head(self.net(beside_mask(x, mask)))

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.errors import Problem
+from ppvae.nn.filled import observed
 
 
 def nodes_of(features: int) -> int:
@@ -40,22 +41,24 @@ def nodes_of(features: int) -> int:
 
 
 class Links(NamedTuple):
-    """The observed links of N graphs side by side, whose nodes are numbered through.
+    """The observed links of N graphs.
 
     Attributes:
-        ends: (2, 2 E), each link in both directions: from, to.
-        scale: (N n, 1), D_ii^(-1/2) of each node.
+        matrix: (N, n, n), A: symmetric, its diagonal 0.
+        scale: (N, n, 1), D_ii^(-1/2) of each node.
     """
 
-    ends: Tensor
+    matrix: Tensor
     scale: Tensor
 
 
 class Network(nn.Module):
-    """Graph convolutions with a ReLU after each: x, mask (N, D), nodes (N, n, F) to the last layer's (N, n, width).
+    """Graph convolutions with a ReLU after each: x, mask (N, D), nodes (N, n, F) to (N, n, width).
 
-    Without attributes the first layer's input is the identity: each node has a row of weights of its own. Links are listed
-    and their messages added up, so a step's cost grows with the links, not with n².
+    Without attributes the first layer's input is the identity: each node has a row of weights of its own.
+
+    A is a dense matrix. The story scores n² / 2 pairs whatever is linked, so a list of links changes no order of growth; it
+    has as many entries as the data have links, so its step would be eager, and that loses more than the list saves.
 
     Args:
         features: D, pairs.
@@ -63,7 +66,7 @@ class Network(nn.Module):
         attributes: F, or None for no attributes.
 
     Attributes:
-        inputs: width of what the first layer reads: F, or n.
+        nodes: n.
         width: of what comes out; that of the input where there are no layers.
     """
 
@@ -71,14 +74,13 @@ class Network(nn.Module):
         super().__init__()
         _refuse_sizes(hidden, attributes)
         self.nodes, self.attributes = nodes_of(features), attributes
-        self.inputs = self.nodes if attributes is None else attributes
-        sizes = [self.inputs, *hidden]
+        sizes = [self.nodes if attributes is None else attributes, *hidden]
         self.width = sizes[-1]
         self.layers = nn.ModuleList(Convolution(n, m) for n, m in itertools.pairwise(sizes))
-        self.register_buffer("pairs", torch.triu_indices(self.nodes, self.nodes, 1), persistent=False)  # (2, D)
+        self.register_buffer("place", places(self.nodes), persistent=False)
 
     def forward(self, x: Tensor, mask: Tensor | bool = True, nodes: Tensor | None = None) -> tuple[Tensor | None, Links]:
-        """The last layer's output, None where that is the identity; and the links, for the layers that come after."""
+        """The last layer's output, None where that is the identity; and the links, for the layer that comes after."""
         self._refuse_nodes(x, nodes)
         links = self.links(x, mask)
         for layer in self.layers:
@@ -87,11 +89,10 @@ class Network(nn.Module):
 
     def links(self, x: Tensor, mask: Tensor | bool = True) -> Links:
         """The links of graphs (N, D) where they were observed."""
-        row, pair = ((x > 0) & mask).nonzero(as_tuple=True)
-        a, b = self.pairs[:, pair] + row * self.nodes
-        ends = torch.stack([torch.cat([a, b]), torch.cat([b, a])])
-        degree = x.new_ones(len(x) * self.nodes).index_add(0, ends[1], x.new_ones(()).expand(ends.shape[1]))
-        return Links(ends, degree.rsqrt()[:, None])
+        n, x = self.nodes, torch.where(observed(x, mask), x, 0.0)
+        upper = x.new_zeros(len(x), n * n).scatter(-1, self.place.expand(x.shape), x).view(-1, n, n)
+        matrix = upper + upper.mT
+        return Links(matrix, (1 + matrix.sum(-1, keepdim=True)).rsqrt())
 
     def _refuse_nodes(self, x: Tensor, nodes: Tensor | None) -> None:
         n, F = self.nodes, self.attributes
@@ -116,26 +117,26 @@ class Network(nn.Module):
 
 
 class Convolution(nn.Module):
-    """h ↦ Ã h W without a bias: h (N, n, inputs) to (N, n, outputs). Its weights begin as Glorot & Bengio 2010 say (uniform)."""
+    """h ↦ Ã h W without a bias: h (N, n, inputs) to (N, n, heads · outputs).
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    Each head's weights begin uniform, as Glorot & Bengio 2010 say of (inputs, outputs).
+    """
+
+    def __init__(self, inputs: int, outputs: int, heads: int = 1) -> None:
         super().__init__()
-        self.weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(inputs, outputs)))
+        first = [nn.init.xavier_uniform_(torch.empty(inputs, outputs)) for _ in range(heads)]
+        self.weight = nn.Parameter(torch.cat(first, 1))
 
     def forward(self, h: Tensor | None, links: Links) -> Tensor:
         """``h`` None is the identity of each graph, n = inputs."""
-        if h is None:
-            h = self.weight.expand(len(links.scale) // len(self.weight), *self.weight.shape)
-        else:
-            h = h @ self.weight
-        return smooth(h, links)
+        sent = (self.weight if h is None else h @ self.weight) * links.scale
+        return (links.matrix @ sent + sent) * links.scale
 
 
-def smooth(h: Tensor, links: Links) -> Tensor:
-    """Ã h of each graph, (N, n, width)."""
-    sent = h.reshape(-1, h.shape[-1]) * links.scale
-    source, target = links.ends
-    return (sent.index_add(0, target, sent[source]) * links.scale).view(h.shape)
+def places(n: int) -> Tensor:
+    """Where each pair i < j stands in an n × n matrix, row after row: (D,)."""
+    i, j = torch.triu_indices(n, n, 1)
+    return i * n + j
 
 
 def _refuse_sizes(hidden: Sequence[int], attributes: int | None) -> None:

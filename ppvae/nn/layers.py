@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from ppvae.errors import Problem
@@ -26,6 +27,13 @@ def mlp(inputs: int, hidden: Sequence[int], activation: Callable[[], nn.Module] 
         )
     sizes = itertools.pairwise([inputs, *hidden])
     return nn.Sequential(*(layer for n, m in sizes for layer in (nn.Linear(n, m), activation())))
+
+
+def together(*parts: Tensor) -> Tensor:
+    """Features side by side, (…, N, H1), (…, N, H2), … to (…, N, H1 + H2 + …). Leading dims broadcast, so that a class that
+    holds every value along a dim of its own, when it is enumerated, meets each draw of what stands beside it."""
+    lead = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+    return torch.cat([part.expand(*lead, part.shape[-1]) for part in parts], -1)
 
 
 class rows(nn.Module):  # noqa: N801  (reads as a verb)

@@ -18,6 +18,7 @@ from ppvae.objectives.completed import completed_rows
 from ppvae.objectives.elbo import elbo
 from ppvae.objectives.emphasis import balanced
 from ppvae.objectives.holding import frozen
+from ppvae.objectives.labels import semi_supervised
 from ppvae.objectives.matching import posterior_matching
 from ppvae.objectives.shaping import annealed, beta, capacity, free_bits
 from ppvae.objectives.wake_sleep import wake_sleep
@@ -35,5 +36,6 @@ __all__ = [
     "iw_elbo",
     "posterior_matching",
     "renyi",
+    "semi_supervised",
     "wake_sleep",
 ]

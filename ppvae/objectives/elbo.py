@@ -13,9 +13,9 @@ from ppvae.door import Table, enter
 from ppvae.errors import Problem
 from ppvae.objectives import shaping
 from ppvae.objectives.emphasis import Weight, emphasised, refuse_emphasis
-from ppvae.objectives.holding import free, held_guide
+from ppvae.objectives.holding import held_guide
 from ppvae.objectives.options import refuse_gradient, refuse_particles
-from ppvae.objectives.scores import leave_one_out_mean, refuse_enumerated, run_for_scores
+from ppvae.objectives.scores import refuse_enumerated, run_for_scores, score_estimate
 from ppvae.pair import Pair
 from ppvae.tracing.terms import ElboTerms, particle_kl, refuse_dead_gradients, terms_of, unit_kl, weights_of
 from ppvae.tracing.traces import Traces, enumerated, run
@@ -121,9 +121,7 @@ class elbo:  # noqa: N801  (a verb of the library)
             _refuse_sums(traces, self.kl)
             kl = particle_kl(traces)
             f = f + sum(kl.values()) - shaping.penalty(shaping.shapes_of(self.kl), kl, done)
-        # log q's own gradient in f has mean 0
-        learned = f.detach() - leave_one_out_mean(f.detach())
-        return (f + free(log_q) * (1 + learned)).mean(0), terms
+        return score_estimate(f, log_q), terms
 
 
 def _refuse_no_kl(terms: ElboTerms, kl: object) -> None:

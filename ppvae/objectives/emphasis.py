@@ -13,7 +13,12 @@ from torch import Tensor
 from ppvae.errors import Problem
 from ppvae.tracing.traces import Traces
 
-COMPUTED = ("log_prob", "log_prob_sum", "unscaled_log_prob", "packed")  # what Pyro keeps at a site once it has scored it
+COMPUTED = (
+    "log_prob",
+    "log_prob_sum",
+    "unscaled_log_prob",
+    "packed",
+)  # what Pyro keeps at a site once it has scored it
 Weight = float | Callable[[Tensor, Tensor], Tensor]
 
 

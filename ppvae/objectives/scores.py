@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ppvae.door import Table
 from ppvae.errors import Problem
-from ppvae.objectives.holding import Detached, refuse_dependent, refuse_points
+from ppvae.objectives.holding import Detached, free, refuse_dependent, refuse_points
 from ppvae.pair import Pair
 from ppvae.tracing.terms import log_guide, reparametrised
 from ppvae.tracing.traces import Traces, enumerated, run
@@ -53,6 +53,12 @@ def refuse_enumerated(traces: Traces) -> None:
             "a sum over its values and the score of a draw are two ways to the same gradient",
             "ppvae.elbo(gradient='pathwise'), which sums it out; or drop infer={'enumerate': 'parallel'} in the guide",
         )
+
+
+def score_estimate(f: Tensor, log_q: Tensor) -> Tensor:
+    """mean_p f, (N,), whose gradient has the scores of draws: f, log_q (P, N); the other particles' mean is the baseline."""
+    learned = f.detach() - leave_one_out_mean(f.detach())
+    return (f + free(log_q) * (1 + learned)).mean(0)  # log q's own gradient in f has mean 0
 
 
 def leave_one_out_mean(f: Tensor) -> Tensor:

@@ -30,7 +30,13 @@ Factors = list[tuple[frozenset, Tensor]]  # (plates over which it is a product, 
 
 
 def expected(traces: Traces) -> tuple[Tensor, dict[str, Tensor]]:
-    """E_q of the ELBO's terms: (likelihood (N,), kl by site (N,)).
+    """E_q of the ELBO's terms: (likelihood (N,), kl by site (N,)), averaged over particles."""
+    likelihood, kl = expected_each(traces)
+    return likelihood.mean(0), {name: value.mean(0) for name, value in kl.items()}
+
+
+def expected_each(traces: Traces) -> tuple[Tensor, dict[str, Tensor]]:
+    """E_q of the ELBO's terms of every particle's draws: (likelihood (P, N), kl by site (P, N)).
 
     Sites that only the story enumerates are summed out of the likelihood; those of the guide are averaged
     under q: sum_y q(y) [log p - log q].
@@ -133,7 +139,7 @@ class _Symbols:
         return sums
 
     def expectation(self, term: Tensor) -> Tensor:
-        """E_q over the guide's enumerated sites that the term depends on, (N,), averaged over particles."""
+        """E_q over the guide's enumerated sites that the term depends on, (P, N)."""
         needed = self.averaged & set(term._pyro_dims)
         weights: list[Tensor] = []
         grown = True
@@ -154,7 +160,7 @@ class _Symbols:
             weight = sum(aligned(w, w._pyro_dims, dims) for w in weights).exp()
             value = torch.where(weight > 0, value, 0.0) * weight  # 0 log 0 = 0: what q excludes has log q = -inf
         keep = {self.row, self.particle}
-        return self._rows(_sum_out(value, dims, keep), [d for d in dims if d in keep]).mean(0)
+        return self._rows(_sum_out(value, dims, keep), [d for d in dims if d in keep])
 
     def particles_rows(self, term: Tensor) -> Tensor:
         keep = [d for d in term._pyro_dims if d in (self.row, self.particle)]
