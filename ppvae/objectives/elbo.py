@@ -93,6 +93,10 @@ class elbo:  # noqa: N801  (a verb of the library)
 
     def evaluate(self, pair: Pair, table: Table, done: shaping.Done = 1.0) -> tuple[Tensor, ElboTerms]:
         """The bound of each row, (N,), and its terms, from one run."""
+        return self.traced(pair, table, done)[:2]
+
+    def traced(self, pair: Pair, table: Table, done: shaping.Done = 1.0) -> tuple[Tensor, ElboTerms, Traces]:
+        """The same, and the run."""
         if self.gradient == "score":
             return self._scored(pair, table, done)
         traces = run(pair, table, self.particles)
@@ -103,15 +107,15 @@ class elbo:  # noqa: N801  (a verb of the library)
         closed = self.gradient == "pathwise" and not pair.exact
         terms = terms_of(traces, table, closed)
         if self.kl is None and self.likelihood is None:
-            return terms.elbo, terms
+            return terms.elbo, terms, traces
         weighted = terms if self.likelihood is None else terms_of(emphasised(traces, self.likelihood), table, closed)
         if self.kl is None:
-            return weighted.elbo, terms
+            return weighted.elbo, terms, traces
         _refuse_no_kl(terms, self.kl)
         kl = unit_kl(traces) if self._floor and self._floor.per == "unit" else weighted.kl
-        return weighted.likelihood - shaping.penalty(shaping.shapes_of(self.kl), kl, done), terms
+        return weighted.likelihood - shaping.penalty(shaping.shapes_of(self.kl), kl, done), terms, traces
 
-    def _scored(self, pair: Pair, table: Table, done: shaping.Done) -> tuple[Tensor, ElboTerms]:
+    def _scored(self, pair: Pair, table: Table, done: shaping.Done) -> tuple[Tensor, ElboTerms, Traces]:
         traces, log_q = run_for_scores(pair, table, self.particles)
         refuse_dead_gradients(traces, scores=True)
         terms = terms_of(traces, table, closed=False)
@@ -121,7 +125,7 @@ class elbo:  # noqa: N801  (a verb of the library)
             _refuse_sums(traces, self.kl)
             kl = particle_kl(traces)
             f = f + sum(kl.values()) - shaping.penalty(shaping.shapes_of(self.kl), kl, done)
-        return score_estimate(f, log_q), terms
+        return score_estimate(f, log_q), terms, traces
 
 
 def _refuse_no_kl(terms: ElboTerms, kl: object) -> None:

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ppvae.door import Table, enter
 from ppvae.errors import Problem
-from ppvae.objectives.options import refuse_gradient, refuse_particles
-from ppvae.objectives.scores import run_for_scores, score_estimate
+from ppvae.objectives.elbo import elbo
+from ppvae.objectives.shaping import Done
 from ppvae.pair import Pair
 from ppvae.tracing.enumeration import expected_each
-from ppvae.tracing.terms import ElboTerms, refuse_dead_gradients, terms_of, weights_of
-from ppvae.tracing.traces import Traces, by_row, enumerated, log_prob, run
+from ppvae.tracing.terms import ElboTerms, weights_of
+from ppvae.tracing.traces import Traces, by_row, enumerated, log_prob
 
 
 @dataclass(frozen=True)
@@ -37,22 +37,25 @@ class semi_supervised:  # noqa: N801  (a verb of the library)
     References: Kingma, Rezende, Mohamed & Welling 2014, eq. 6-9; Narayanaswamy et al. 2017, eq. 2-9.
 
     Args:
+        bound: the ELBO of a row, with its particles, its gradient and what is done to its KL.
         site: the name of y, a site of story and guide that the story does not mask.
         alpha: of log q(y | x).
         gamma: of rows that show y; where they are few, repeating them in the data has the same mean and less noise.
-        particles: P.
-        gradient: "pathwise", or "score" for a guide that draws y and does not enumerate it, as in `ppvae.elbo`.
     """
 
+    bound: elbo = elbo()
     site: str = "y"
     alpha: float = 1.0
     gamma: float = 1.0
-    particles: int = 1
-    gradient: str = "pathwise"
     unit: ClassVar[None] = None
-    coupled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.bound, elbo):
+            raise Problem(
+                f"bound is {self.bound!r}",
+                "log q(y | x) is added to the ELBO; under importance weights it would be part of them",
+                "semi_supervised(ppvae.elbo(5), alpha=10.0)",
+            )
         for name, value in (("alpha", self.alpha), ("gamma", self.gamma)):
             if isinstance(value, bool) or not isinstance(value, int | float) or not (0 <= value < math.inf):
                 raise Problem(
@@ -60,39 +63,48 @@ class semi_supervised:  # noqa: N801  (a verb of the library)
                     "the weight of rows that show their class, or of naming it: a number of at least 0",
                     f"semi_supervised({name}=1.0)",
                 )
-        refuse_gradient(self.gradient, ("pathwise", "score"), "semi_supervised")
-        if self.gradient == "score":
-            refuse_particles(self.particles, 2, "each draw's baseline is the mean of the others: a number of draws")
-        refuse_particles(self.particles)
 
-    def __call__(self, pair: Pair, x: Any, mask: Any = None) -> Tensor:
+    @property
+    def coupled(self) -> bool:
+        """Whether a row's number depends on the batch: as the ELBO's own."""
+        return self.bound.coupled
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether it changes while it is trained: as the ELBO's own."""
+        return self.bound.scheduled
+
+    def in_force(self, done: Done) -> dict[str, float]:
+        """The ELBO's schedule with a share ``done`` of the training behind."""
+        return self.bound.in_force(done)
+
+    def __call__(self, pair: Pair, x: Any, mask: Any = None, *, done: Done = 1.0) -> Tensor:
         """The number of each row, (N,)."""
-        return self.evaluate(pair, enter(pair, x, mask), 1.0)[0]
+        return self.evaluate(pair, enter(pair, x, mask), done)[0]
 
-    def evaluate(self, pair: Pair, table: Table, done: object) -> tuple[Tensor, ElboTerms]:
+    def evaluate(self, pair: Pair, table: Table, done: Done = 1.0) -> tuple[Tensor, ElboTerms]:
         """The number of each row, (N,), and the ELBO's own terms, from one run."""
         table, seen = self._shown(pair, table)
-        score = self.gradient == "score"
-        traces, log_q = (
-            run_for_scores(pair, table, self.particles) if score else (run(pair, table, self.particles), None)
-        )
-        refuse_dead_gradients(traces, scores=score)
+        bound, terms, traces = self.bound.traced(pair, table, done)
         log_r, first = self._named(traces)
-        terms = terms_of(traces, table, closed=not score and not pair.exact)
-        bound = terms.elbo if log_q is None else score_estimate(weights_of(traces), log_q)
-        if first or self.particles == 1:
+        if first or traces.particles == 1:
             labelled = bound + self.alpha * log_r.mean(0)
-        elif score:
-            raise Problem(
-                f"the guide draws other latents before {self.site!r}, and gradient is 'score'",
-                "rows that show it weigh the draws by one another, and no baseline is independent of its draw",
-                f"enumerate {self.site!r} in the guide and take gradient='pathwise'",
-            )
         else:
+            self._refuse_weighted()
             f = _each(traces) - log_r
-            total = log_r.logsumexp(0) - math.log(self.particles)
+            total = log_r.logsumexp(0) - math.log(traces.particles)
             labelled = (log_r.softmax(0) * f).sum(0) + (1 + self.alpha) * total
         return torch.where(seen.squeeze(-1), self.gamma * labelled, bound), terms
+
+    def _refuse_weighted(self) -> None:
+        bound = self.bound
+        if bound.gradient != "pathwise" or bound.kl is not None or bound.likelihood is not None:
+            raise Problem(
+                f"the guide draws other latents before {self.site!r}, and the bound is {bound!r}",
+                f"rows that show {self.site!r} then weigh the draws by one another: no draw's baseline is independent of it, "
+                "and no term of the ELBO stands by itself",
+                f"elbo({bound.particles}) as it is, {self.site!r} enumerated in the guide; or one particle",
+            )
 
     def _shown(self, pair: Pair, table: Table) -> tuple[Table, Tensor]:
         """The table, its class observed row by row even where every row shows it, and in which rows, (N, 1)."""

@@ -14,6 +14,7 @@ JVAE (Suzuki et al. 2016) is `ppvae.elbo` itself.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -200,7 +201,7 @@ def entered(
         absent += [name for name in names if name in table.masks and not table.masks[name].any()]
     if absent or len(names) < 2:
         raise Problem(
-            f"the modality {absent[0]!r} is absent in every row" if absent else f"the data have the modalities {names}",
+            f"{absent[0]!r} is absent in every row" if absent else f"the data have no modality beside {names}",
             "the objective sets modalities against each other, each seen in some row",
             f"data with two of: {', '.join(known)}; ppvae.elbo() takes one alone"
             if len(known) > 1
@@ -208,15 +209,25 @@ def entered(
         )
     for name in (name for given in weights if given for name in given if name not in names):
         raise Problem(f"a weight of {name!r}", "it is none of the modalities", f"weights of: {', '.join(names)}")
-    guide = pair._takes["guide"]
+    _refuse_guide(pair, table, names)
+    return table, names
+
+
+def _refuse_guide(pair: Pair, table: Table, names: Sequence[str]) -> None:
+    takes = pair._takes["guide"]
     for name in names:
-        if name in table.masks and name in guide and ("mask" if name == "x" else f"mask_{name}") not in guide:
+        if name in takes and takes[name].default is inspect.Parameter.empty:
+            raise Problem(
+                f"the guide cannot do without {name!r}",
+                "the objective shows it the other modalities alone",
+                f"def guide(…, {name}=None, …), and a distribution for it",
+            )
+        if name in takes and name in table.masks and ("mask" if name == "x" else f"mask_{name}") not in takes:
             raise Problem(
                 f"entries of {name!r} are missing and the guide takes no mask of them",
                 "it would read what fills a gap as data",
                 "a guide that takes the mask, or complete rows",
             )
-    return table, names
 
 
 def _rows(table: Table, name: str) -> Tensor:

@@ -1,0 +1,308 @@
+"""Rows of which some show their class: M2, ADGM and `ppvae.semi_supervised`, against sums and integrals written out."""
+
+import math
+from dataclasses import replace
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from examples import pair
+from pyro import poutine
+from torch import nn
+
+import ppvae
+from ppvae.door import enter
+
+N, C, P = 6, 3, 4
+
+
+def labelled(rows=N, seed=3, D=9):
+    torch.manual_seed(seed)
+    x, y = torch.rand(rows, D).round(), torch.randint(C, (rows,)).double()
+    return x, torch.where(torch.arange(rows) % 2 == 0, y, torch.nan), torch.rand(rows, D) > 0.3
+
+
+def made(name, **options):
+    return pair(name, classes=C, hidden=(8,), **options)
+
+
+def value(objective, one, x, y, mask, seed=0):
+    torch.manual_seed(seed)
+    return objective(one, {"x": x, "y": y}, {"x": mask})
+
+
+def log_p(one, x, mask, points=401, width=8.0):
+    """log p(x_o, y = c) by a grid over z, which has one coordinate: (N, C)."""
+    z = torch.linspace(-width, width, points)
+    weight = dist.Normal(0.0, 1.0).log_prob(z) + math.log(2 * width / (points - 1))
+    found = []
+    for c in range(C):
+        site = one.decoder.x(z[:, None, None, None], torch.full((1, 1), float(c)))  # batch (points, 1, D)
+        score = (site.log_prob(x.expand(points, *x.shape)) * mask).sum(-1)  # (points, N)
+        found.append((score + weight[:, None]).logsumexp(0) - math.log(C))
+    return torch.stack(found, 1)
+
+
+@pytest.mark.parametrize("name", ["semi_supervised_vae", "adgm"])
+def test_the_evidence_is_the_sum_over_classes_of_integrals_over_styles(name):
+    """What the guide draws first and what the story draws last cancel in the mean: the weights stay unbiased."""
+    one = made(name, latents=1)
+    x, y, mask = labelled()
+    with torch.no_grad():
+        joint = log_p(one, x, mask)
+        shown = ~y.isnan()
+        truth = torch.where(shown, joint.gather(1, y.nan_to_num(0).long()[:, None]).squeeze(1), joint.logsumexp(1))
+        post = ppvae.condition(one, {"x": x, "y": y}, {"x": mask})
+        torch.manual_seed(0)
+        ratio = (post.log_weights(post.table, 4000) - truth).exp()
+    error = ratio.std(0) / math.sqrt(4000)
+    assert ((ratio.mean(0) - 1).abs() < 5 * error).all() and error.max() < 0.05
+
+
+@pytest.mark.parametrize("name", ["semi_supervised_vae", "adgm"])
+def test_the_enumerated_bound_is_the_mean_of_the_sampled_one(name):
+    summed, drawn = made(name), made(name, labels="sampled")
+    drawn.load_state_dict(summed.state_dict())
+    x, y, mask = labelled()
+    found = []
+    for one in (summed, drawn):
+        with torch.no_grad():
+            torch.manual_seed(1)
+            found.append(torch.stack([ppvae.elbo(200)(one, {"x": x, "y": y}, {"x": mask}) for _ in range(50)]))
+    a, b = found
+    error = ((a.var(0) + b.var(0)) / 50).sqrt()
+    assert ((a.mean(0) - b.mean(0)).abs() < 5 * error).all()
+
+
+def test_the_score_gradient_of_a_drawn_class_is_that_of_the_sum():
+    summed, drawn = made("semi_supervised_vae"), made("semi_supervised_vae", labels="sampled")
+    drawn.load_state_dict(summed.state_dict())
+    x, y, mask = labelled()
+    found = []
+    for one, bound in ((summed, ppvae.elbo(50)), (drawn, ppvae.elbo(50, gradient="score"))):
+        objective, draws = ppvae.semi_supervised(bound), []
+        for seed in range(60):
+            loss = value(objective, one, x, y, mask, seed).sum()
+            draws.append(torch.autograd.grad(loss, one.encoder.logits.weight)[0])
+        found.append(torch.stack(draws))
+    error = sum(g.var(0) / 60 for g in found).sqrt()
+    assert ((found[0].mean(0) - found[1].mean(0)).abs() < 5 * error + 1e-12).all()
+
+
+@pytest.mark.parametrize("labels", ["enumerated", "sampled"])
+def test_a_row_that_shows_its_class_adds_its_log_probability_under_the_guide(labels):
+    one = made("semi_supervised_vae", labels=labels)
+    x, y, mask = labelled()
+    shown = ~y.isnan()
+    bound = ppvae.elbo(P) if labels == "enumerated" else ppvae.elbo(P, gradient="score")
+    plain = value(bound, one, x, y, mask)
+    weighted = value(ppvae.semi_supervised(bound, alpha=3.0, gamma=2.0), one, x, y, mask)
+    log_q = one.encoder.y(x, mask).logits.squeeze(-2).log_softmax(-1)
+    by_hand = 2.0 * (plain + 3.0 * log_q.gather(1, y.nan_to_num(0).long()[:, None]).squeeze(1))
+    assert torch.equal(weighted[~shown], plain[~shown])
+    assert torch.allclose(weighted[shown], by_hand[shown], atol=1e-10)
+
+
+def test_what_a_row_shows_moves_the_class_network_by_alpha_alone():
+    one = made("semi_supervised_vae")
+    x, y, mask = labelled()
+    y = y.nan_to_num(1.0)  # every row shows it
+    ours, wanted = (
+        torch.autograd.grad(number, one.encoder.logits.bias)[0]
+        for number in (
+            value(ppvae.semi_supervised(alpha=0.7), one, x, y, mask).sum(),
+            0.7 * one.encoder.y(x, mask).log_prob(y[:, None]).sum(),
+        )
+    )
+    assert torch.allclose(ours, wanted, atol=1e-12) and wanted.abs().max() > 0.01
+
+
+class Numbers(nn.Module):
+    def __init__(self, **tensors):
+        super().__init__()
+        for name, tensor in tensors.items():
+            setattr(self, name, nn.Parameter(tensor))
+
+
+def switch(n, x=None, y=None, mask=True, *, size=1):
+    """A class by itself, z by itself, x of both."""
+    size = next((len(v) for v in (x, y) if v is not None), size)
+    with pyro.plate("data", size, dim=-2):
+        y = pyro.sample("y", dist.Categorical(logits=n.prior.expand(1, 1, 2)), obs=y)
+        z = pyro.sample("z", dist.Normal(n.prior.new_zeros(1, 1), 1.0).to_event(1))
+        loc = z * n.slope + n.shift[y.long()].unsqueeze(-1) if y.dim() else z
+        with pyro.plate("features", 1, dim=-1), poutine.mask(mask=mask):
+            return pyro.sample("x", dist.Normal(loc.squeeze(-2), 0.5), obs=x)
+
+
+def style_first(q, x, y=None, mask=True, *, infer=None):
+    """z | x, and then y | z: what is shown of y makes some draws of z likelier than others."""
+    with pyro.plate("data", len(x), dim=-2):
+        z = pyro.sample("z", dist.Normal((x * q.w).unsqueeze(-2), q.log_scale.exp()).to_event(1))
+        if y is None:
+            pyro.sample("y", dist.Categorical(logits=z * q.v), infer=q.infer)
+
+
+def style_first_pair(infer):
+    torch.manual_seed(2)
+    q = Numbers(w=torch.tensor([0.6]), log_scale=torch.tensor([-0.3]), v=torch.tensor([-1.0, 1.4]))
+    q.infer = infer
+    n = Numbers(prior=torch.tensor([0.2, -0.4]), slope=torch.tensor([1.1]), shift=torch.tensor([-0.7, 0.9]))
+    return ppvae.Pair(switch, style_first, n=n, q=q)
+
+
+@pytest.mark.parametrize("infer", [{}, {"enumerate": "parallel"}], ids=["drawn", "enumerated"])
+def test_draws_before_the_class_are_weighed_by_the_class_that_a_row_shows(infer):
+    """E_{q(z | x, y)}[log p(x, y, z) - log q(y, z | x)] + (1 + alpha) log q(y | x), by a grid over z."""
+    one = style_first_pair(infer)
+    x, y, alpha = torch.tensor([[0.3], [-1.2]]), torch.tensor([1.0, 0.0]), 1.7
+    z = torch.linspace(-8, 8, 4001)[:, None]
+    n, q, c = one.n, one.q, y.long()
+    with torch.no_grad():
+        log_q_z = dist.Normal(x.T * q.w, q.log_scale.exp()).log_prob(z)  # (points, N)
+        log_q_y = (z[..., None] * q.v).log_softmax(-1)[:, 0, :][:, c]
+        log_p = n.prior.log_softmax(-1)[c] + dist.Normal(0.0, 1.0).log_prob(z)
+        log_p = log_p + dist.Normal(z * n.slope + n.shift[c], 0.5).log_prob(x.T)
+        step = math.log(16 / 4000)
+        evidence = (log_q_z + log_q_y).logsumexp(0) + step  # log q(y | x)
+        share = (log_q_z + log_q_y + step - evidence).exp()  # q(z | x, y)
+        truth = (share * (log_p - log_q_z - log_q_y)).sum(0) + (1 + alpha) * evidence
+        objective = ppvae.semi_supervised(ppvae.elbo(4000), alpha=alpha)
+        torch.manual_seed(0)
+        ours = torch.stack([objective(one, {"x": x, "y": y}) for _ in range(100)])
+    error = ours.std(0) / 10
+    assert ((ours.mean(0) - truth).abs() < 5 * error + 1e-3).all()  # a ratio's bias falls as 1/P
+    assert error.max() < 0.01
+
+
+def test_with_one_draw_the_class_is_named_at_that_draw():
+    one = style_first_pair({})
+    x, y = torch.tensor([[0.3], [-1.2]]), torch.tensor([1.0, 0.0])
+    with torch.no_grad():
+        torch.manual_seed(4)
+        z = poutine.trace(one.guide).get_trace(x).nodes["z"]["value"].squeeze(-1)
+        bound = ppvae.elbo()
+        without = value(ppvae.semi_supervised(bound, alpha=0.0), one, x, y, torch.ones_like(x, dtype=torch.bool), 4)
+        ours = value(ppvae.semi_supervised(bound, alpha=2.0), one, x, y, torch.ones_like(x, dtype=torch.bool), 4)
+    named = (z * one.q.v).log_softmax(-1).gather(1, y.long()[:, None]).squeeze(1)
+    assert torch.allclose(ours - without, 2.0 * named, atol=1e-12)
+
+
+def bits(n, x=None, y=None, mask=True, *, size=1):
+    """A mixture of bits."""
+    size = next((len(v) for v in (x, y) if v is not None), size)
+    with pyro.plate("data", size, dim=-2):
+        y = pyro.sample("y", dist.Categorical(logits=n.prior.expand(1, 1, C)), obs=y)
+        with pyro.plate("features", 5, dim=-1), poutine.mask(mask=mask):
+            return pyro.sample("x", dist.Bernoulli(logits=n.logits[y.long().squeeze(-1)]), obs=x)
+
+
+def joint_of(n, x, mask):
+    score = dist.Bernoulli(logits=n.logits[:, None]).log_prob(x) * mask
+    return (score.sum(-1) + n.prior.log_softmax(-1)[:, None]).T  # (N, C)
+
+
+def responsibilities(n, x, y=None, mask=True):
+    with pyro.plate("data", len(x), dim=-2):
+        if y is None:
+            logits = joint_of(n, x, torch.as_tensor(mask).expand(x.shape))
+            pyro.sample("y", dist.Categorical(logits=logits.unsqueeze(-2)), infer={"enumerate": "parallel"})
+
+
+def test_under_the_exact_guide_it_is_the_evidence_of_what_each_row_shows():
+    torch.manual_seed(0)
+    one = ppvae.Pair(bits, responsibilities, n=Numbers(prior=torch.randn(C), logits=torch.randn(C, 5)))
+    x, y, mask = labelled(D=5)
+    joint = joint_of(one.n, x, mask)
+    shown = joint.gather(1, y.nan_to_num(0).long()[:, None]).squeeze(1)
+    for alpha in (0.0, 1.5):
+        truth = torch.where(y.isnan(), joint.logsumexp(1), shown + alpha * (shown - joint.logsumexp(1)))
+        assert torch.allclose(value(ppvae.semi_supervised(alpha=alpha), one, x, y, mask), truth, atol=1e-10)
+
+
+def test_a_schedule_of_the_kl_and_weights_of_the_data_act_on_the_bound_within():
+    one = made("semi_supervised_vae")
+    x, y, mask = labelled()
+    bound = ppvae.elbo(kl=ppvae.annealed(0.5), likelihood={"x": 2.0})
+    objective = ppvae.semi_supervised(bound, alpha=0.0)
+    assert objective.scheduled and not objective.coupled and objective.unit is None
+    torch.manual_seed(0)
+    a = objective(one, {"x": x, "y": y}, {"x": mask}, done=0.25)
+    torch.manual_seed(0)
+    b = bound(one, {"x": x, "y": y}, {"x": mask}, done=0.25)
+    assert torch.equal(a, b)
+    result = ppvae.fit(one, {"x": x, "y": y}, {"x": mask}, objective=objective, epochs=4, batch_size=6)
+    assert result.step == "staged" and [r["kl_weight"] for r in result.history][-1] == 1.0
+
+
+def test_conditioning_finds_the_class():
+    torch.manual_seed(0)
+    one = ppvae.Pair(bits, responsibilities, n=Numbers(prior=torch.randn(C), logits=torch.randn(C, 5)))
+    x, y, mask = labelled(D=5)
+    post = ppvae.condition(one, {"x": x, "y": y}, {"x": mask})
+    draws = post.sample(4000, particles=4000)["y"]
+    truth = joint_of(one.n, x, mask).softmax(1)
+    truth = torch.where(y.isnan()[:, None], truth, (torch.arange(C) == y[:, None]).double())
+    share = (draws[..., None] == torch.arange(C)).double().mean(0)
+    assert ((share - truth).abs() < 5 * (truth * (1 - truth) / 1000).sqrt() + 1e-12).all()  # drawn again from 4,000
+
+
+@pytest.mark.parametrize("bad", [3.0, -1.0, 0.5])
+def test_a_class_outside_of_its_range(bad):
+    x, y, _ = labelled()
+    y[4] = bad
+    with pytest.raises(
+        ppvae.Problem, match=rf"y is {bad:.4g} at row 4, column 0, outside the whole numbers 0 … 2"
+    ) as e:
+        ppvae.fit(made("semi_supervised_vae"), {"x": x, "y": y}, epochs=1)
+    assert "counted from 0 on" in str(e.value)
+
+
+def without_mask(n, x=None, y=None, mask=True, mask_y=True, *, size=1):
+    with poutine.mask(mask=mask_y):
+        return bits(n, x, y, mask, size=size)
+
+
+def silent(n, x, y=None, mask=True):
+    """A guide that leaves y to the story."""
+
+
+@pytest.mark.parametrize(
+    "objective, pair_of, entries, says",
+    [
+        (lambda: ppvae.semi_supervised(alpha=-1.0), None, "xy", "alpha is -1.0"),
+        (lambda: ppvae.semi_supervised(gamma=math.inf), None, "xy", "gamma is inf"),
+        (lambda: ppvae.semi_supervised(ppvae.iw_elbo(5)), None, "xy", "bound is iw_elbo"),
+        (lambda: ppvae.semi_supervised(), None, "x", "no row shows 'y'"),
+        (lambda: ppvae.semi_supervised(site="class"), None, "xy", "no row shows 'class'"),
+        (lambda: ppvae.semi_supervised(), silent, "xy", "the guide does not draw 'y'"),
+        (lambda: ppvae.semi_supervised(ppvae.elbo(3, gradient="score")), "drawn", "xy", "other latents before 'y'"),
+        (lambda: ppvae.semi_supervised(ppvae.elbo(3, kl=ppvae.beta(2.0))), "summed", "xy", "other latents before 'y'"),
+    ],
+)
+def test_what_cannot_be_taught(objective, pair_of, entries, says):
+    x, y, mask = labelled(D=5)
+    numbers = Numbers(prior=torch.randn(C), logits=torch.randn(C, 5))
+    if pair_of in ("drawn", "summed"):
+        one = style_first_pair({} if pair_of == "drawn" else {"enumerate": "parallel"})
+        x, y, mask = x[:, :1], y.clamp(max=1), mask[:, :1]
+    else:
+        one = ppvae.Pair(bits, pair_of or responsibilities, n=numbers)
+    with pytest.raises(ppvae.Problem, match=says), torch.set_grad_enabled(pair_of is not silent):
+        objective()(one, {"x": x, "y": y} if "y" in entries else {"x": x}, {"x": mask})
+
+
+def test_a_class_that_the_story_masks_is_no_class_to_be_named():
+    one = ppvae.Pair(without_mask, responsibilities, n=Numbers(prior=torch.randn(C), logits=torch.randn(C, 5)))
+    x, y, mask = labelled(D=5)
+    with pytest.raises(ppvae.Problem, match="the story masks it"):
+        ppvae.semi_supervised()(one, {"x": x, "y": y}, {"x": mask})
+
+
+def test_a_guide_told_how_to_go_about_y():
+    with pytest.raises(ppvae.Problem, match="labels is 'summed'"):
+        ppvae.make("adgm", features=4, latents=2, labels="summed")
+    one = made("semi_supervised_vae")
+    table = enter(one, {"x": labelled()[0], "y": labelled()[1]})
+    assert replace(table, masks={}).partly_seen(one) == {} and list(table.partly_seen(one)) == ["y"]
