@@ -31,9 +31,10 @@ class Decoder(nn.Module):
         self, features: int, latents: int, hidden: Sequence[int], likelihood_name: str, classes: Sequence[int]
     ) -> None:
         super().__init__()
-        self.features, self.latents, self.attributes = features, latents, len(classes)
+        kinds = kinds_of_attributes(classes)
+        self.features, self.latents, self.attributes = features, latents, len(kinds)
         self.image = vae.Decoder(features, latents, hidden, likelihood_name)
-        self.words = mixed_vae.Decoder(latents, tuple(hidden)[-1:], kinds_of_attributes(classes))
+        self.words = mixed_vae.Decoder(latents, tuple(hidden)[-1:], kinds)
 
     def x(self, z: Tensor) -> dist.Distribution:
         return self.image(z.squeeze(-2))

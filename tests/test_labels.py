@@ -1,5 +1,6 @@
 """Rows of which some show their class: M2, ADGM and `ppvae.semi_supervised`, against sums and integrals written out."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -13,6 +14,8 @@ from torch import nn
 
 import ppvae
 from ppvae.door import enter
+from ppvae.evaluate import class_probabilities
+from ppvae.reproduce import labels
 
 N, C, P = 6, 3, 4
 
@@ -306,3 +309,67 @@ def test_a_guide_told_how_to_go_about_y():
     one = made("semi_supervised_vae")
     table = enter(one, {"x": labelled()[0], "y": labelled()[1]})
     assert replace(table, masks={}).partly_seen(one) == {} and list(table.partly_seen(one)) == ["y"]
+
+
+def test_the_class_that_the_guide_gives_is_its_own_law_averaged_over_what_it_draws_first():
+    one, x = made("semi_supervised_vae"), labelled()[0]
+    assert torch.allclose(class_probabilities(one, x), one.encoder.y(x).probs.squeeze(-2), atol=1e-12)
+    one, mask = made("adgm"), labelled()[2]
+    with torch.no_grad():
+        torch.manual_seed(0)
+        ours = class_probabilities(one, x, mask, particles=4000)
+        each = one.encoder.y(x, one.encoder.a(x, mask).expand((4000, N, 1)).sample(), mask).probs.squeeze(-2)
+    assert ((ours - each.mean(0)).abs() < 5 * each.std(0) * (2 / 4000) ** 0.5).all()
+    assert ours.sum(-1).allclose(torch.ones(N)) and not torch.equal(ours, each.mean(0))
+    with pytest.raises(ppvae.Problem, match="draws no class 'y' of these rows"):
+        class_probabilities(pair("vae"), x)
+
+
+def test_few_labels_of_each_class_and_their_share_of_the_table():
+    label = torch.arange(40) % 4
+    shown = labels.few(label, 3, seed=1)
+    assert (label[shown].bincount() == 3).all() and len(shown.unique()) == 12
+    assert not torch.equal(shown, labels.few(label, 3, seed=2))
+    x = torch.randn(1000, 2)
+    table = labels.repeated(x, torch.arange(1000) % 2, torch.tensor([4, 7]))
+    told = ~table["y"].isnan()
+    assert abs(told.double().mean() - labels.SHARE) < 0.01 and torch.equal(table["x"][:1000], x)
+    assert (
+        set(table["y"][told].tolist()) == {0.0, 1.0}
+        and (table["x"][told].unique(dim=0) == x[[4, 7]].unique(dim=0)).all()
+    )
+
+
+@pytest.mark.parametrize("name, pictures", [("semi-supervised", ["classes", "codes"]), ("half-moons", ["moons"])])
+def test_the_command_writes_the_table_and_the_pictures(ppvae_, name, pictures):
+    code, _, err = ppvae_("reproduce", name, "--seeds", 1, "--budget", "smoke", "--json", "t.json", "--figures", "p")
+    assert code == 0, err
+    found = {(r["row"], r["column"]): r for r in json.load(open("t.json"))["results"]}
+    assert all(math.isfinite(r["value"]) for r in found.values())
+    if name == "semi-supervised":
+        assert found["M1+M2", "100 labels, error %"]["reference"] == 3.33
+    else:
+        assert found["every label", "error %"]["value"] < 5 < found["nearest label", "error %"]["value"]
+    for picture in pictures:
+        assert open(f"p/labels-{picture}.png", "rb").read(8) == b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.mark.slow  # about a minute
+def test_half_moons_are_told_apart_by_three_labels_a_class():
+    found = labels._moons(0, labels.BUDGETS["cpu"])
+    assert found["M2", "error %"] < 1 and found["ADGM", "error %"] < 1 < found["nearest label", "error %"]
+
+
+def test_the_class_is_completed_where_it_is_not_known():
+    one = made("semi_supervised_vae")
+    x, y, mask = labelled()
+    post = ppvae.condition(one, {"x": x, "y": y}, {"x": mask})
+    torch.manual_seed(0)
+    drawn = post.impute(7, entry="y")
+    torch.manual_seed(0)
+    assert drawn.shape == (7, N, 1) and torch.equal(drawn.squeeze(-1), post.sample(7)["y"].double())
+    assert (drawn[:, ~y.isnan(), 0] == y[~y.isnan()]).all() and drawn[:, y.isnan()].unique().numel() > 1
+    with pytest.raises(ppvae.Problem, match="has no mean"):
+        post.impute_mean(entry="y")
+    with pytest.raises(ppvae.Problem, match="no entry 'z' to complete"):
+        post.impute(entry="z")

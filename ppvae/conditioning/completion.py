@@ -15,11 +15,12 @@ from ppvae.pair import Pair
 from ppvae.tracing.traces import PARTICLE_DIM
 
 
-def story(pair: Pair, rows: Table, latents: dict[str, Tensor], draws: int) -> dict[str, Any]:
-    """The site x of the story given ``draws`` of its latents, (S, n, 1) + event each: value (S, n, D) and distribution."""
+def story(pair: Pair, rows: Table, latents: dict[str, Tensor], draws: int, entry: str = "x") -> dict[str, Any]:
+    """The site of an entry of the story given ``draws`` of its latents, (S, n, 1) + event each: value (S, n, D) and
+    distribution."""
     partly = rows.partly_seen(pair)
-    given = {name: value for name, value in rows.values.items() if name != "x" and name not in partly}
-    return _run(poutine.condition(pair.model, data=latents), rows, given, draws).nodes["x"]
+    given = {name: value for name, value in rows.values.items() if name != entry and name not in partly}
+    return _run(poutine.condition(pair.model, data=latents), rows, given, draws).nodes[entry]
 
 
 def lifted(site: dict[str, Any]) -> Tensor:
@@ -42,14 +43,14 @@ def _run(program: Callable, rows: Table, given: dict[str, Tensor], draws: int) -
         return poutine.trace(program).get_trace(size=len(rows), **given)
 
 
-def completed(pair: Pair, rows: Table, latents: dict[str, Tensor], draws: int) -> Tensor:
-    """x from the story given its latents, with the observed entries put back, (S, n, D)."""
-    return put_back(rows, story(pair, rows, latents, draws)["value"].expand(draws, len(rows), -1))
+def completed(pair: Pair, rows: Table, latents: dict[str, Tensor], draws: int, entry: str = "x") -> Tensor:
+    """An entry from the story given its latents, with what was observed of it put back, (S, n, D)."""
+    return put_back(rows, story(pair, rows, latents, draws, entry)["value"].expand(draws, len(rows), -1), entry)
 
 
-def put_back(rows: Table, x: Tensor) -> Tensor:
-    """x (…, n, D) with the observed entries in their places."""
-    observed, mask = rows.values.get("x"), rows.masks.get("x")
+def put_back(rows: Table, x: Tensor, entry: str = "x") -> Tensor:
+    """x (…, n, D), values of an entry, with those that were observed in their places."""
+    observed, mask = rows.values.get(entry), rows.masks.get(entry)
     if observed is None:
         return x
     return observed.expand(x.shape).clone() if mask is None else torch.where(mask, observed, x)

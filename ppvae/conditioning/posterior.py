@@ -18,11 +18,12 @@ from ppvae.conditioning.averages import decided, effective, expectation, log_mea
 from ppvae.conditioning.blocks import Blocks
 from ppvae.conditioning.completion import completed, lifted, prior, put_back, score, story
 from ppvae.conditioning.gibbs import Chain, chain, refuse_settings, together
+from ppvae.conditioning.staged import Function
 from ppvae.door import Table, enter
 from ppvae.errors import Problem, refuse_count
 from ppvae.pair import Pair
 from ppvae.tracing.hidden import goes_on
-from ppvae.tracing.terms import weights_of
+from ppvae.tracing.terms import refuse_certain, weights_of
 from ppvae.tracing.traces import Traces, run
 from ppvae.unfit import refuse_contradicted
 
@@ -93,7 +94,7 @@ class Posterior(Blocks):
             )
         return {name: self._together(name, parts) for name in parts[0] if not self.pair.hides(name)}
 
-    def impute(self, draws: int = 20, particles: int | None = None) -> Tensor:
+    def impute(self, draws: int = 20, particles: int | None = None, entry: str = "x") -> Tensor:
         """Draw complete rows, (S, N, D): observed entries unchanged, missing ones from p(x_m | x_o).
 
         Latents by sampling-importance-resampling (Mattei & Frellsen 2019, section 3.3), then x from the story.
@@ -101,11 +102,13 @@ class Posterior(Blocks):
         Args:
             draws: S.
             particles: as in `sample`.
+            entry: what of the data is completed, a site of the story: x, or labels or attributes beside it.
         """
         refuse_count("draws", draws)
+        self._refuse_entry(entry)
         with self.evaluating():
             blocks = self.row_blocks(self._pool(draws, particles))
-            return torch.cat([self._completed(rows, draws, particles) for rows in blocks], 1)
+            return torch.cat([self._completed(rows, draws, particles, entry) for rows in blocks], 1)
 
     def gibbs(self, draws: int = 25, burn_in: int = 100, gap: int = 10, metropolis: bool = True) -> Chain:
         r"""Draw latents and complete rows from p(z, x_m | x_o) by one Markov chain a row (`ppvae.conditioning.gibbs`).
@@ -134,7 +137,7 @@ class Posterior(Blocks):
             ]
         return together(parts)
 
-    def impute_mean(self, particles: int = 100) -> Tensor:
+    def impute_mean(self, particles: int = 100, entry: str = "x") -> Tensor:
         r"""Complete the rows by E[x_m | x_o], (N, D), observed entries unchanged.
 
         .. math:: \sum_p w_p\, E[x | z_p] / \sum_p w_p, \quad w_p = p(x_o, z_p) / q(z_p | x)
@@ -145,10 +148,12 @@ class Posterior(Blocks):
 
         Args:
             particles: P.
+            entry: as in `impute`.
         """
         refuse_count("particles", particles)
+        self._refuse_entry(entry)
         with self.evaluating():
-            return torch.cat([self._mean(rows, blocks) for rows, blocks in self.blocks(particles)])
+            return torch.cat([self._mean(rows, blocks, entry) for rows, blocks in self.blocks(particles)])
 
     def diagnostics(self, particles: int = 1000) -> dict[str, Tensor]:
         """Say how far each row's importance weights can be trusted.
@@ -233,7 +238,9 @@ class Posterior(Blocks):
         return max(100, 10 * draws) if particles is None else max(particles, draws)
 
     def _weights(self, rows: Table, particles: int) -> list[Tensor]:
-        return [weights_of(run(self.pair, rows, particles))]
+        traces = run(self.pair, rows, particles)
+        refuse_certain(traces)
+        return [weights_of(traces)]
 
     def resampled(self, rows: Table, draws: int, particles: int | None) -> dict[str, Tensor]:
         """Draws of each latent of a block of rows, (S, n, 1) + event, a global one (S, 1, 1) + event; as `sample` has them."""
@@ -259,9 +266,9 @@ class Posterior(Blocks):
         x = next(iter(rows.values.values()))
         return [x.new_zeros(particles, len(rows)) if self._unweighted else weights_of(traces), *values]
 
-    def _completed(self, rows: Table, draws: int, particles: int | None) -> Tensor:
+    def _completed(self, rows: Table, draws: int, particles: int | None, entry: str) -> Tensor:
         def complete(rows: Table, draws: int) -> list[Tensor]:
-            return [completed(self.pair, rows, self.resampled(rows, draws, particles), draws)]
+            return [completed(self.pair, rows, self.resampled(rows, draws, particles), draws, entry)]
 
         return self.in_halves(complete, rows, draws)[0]
 
@@ -280,11 +287,12 @@ class Posterior(Blocks):
             return part[name].reshape(len(part[name]), *self.pair.sites()[name]["fn"].event_shape)
         return torch.cat([part[name] for part in parts], 1).squeeze(2)
 
-    def _mean(self, rows: Table, blocks: list[int]) -> Tensor:
-        parts = [self.block(self._expected, rows, block) for block in blocks]
+    def _mean(self, rows: Table, blocks: list[int], entry: str) -> Tensor:
+        expected = self._expected(entry)
+        parts = [self.block(expected, rows, block) for block in blocks]
         if any(means.isnan().any() and not weights.isnan().any() for means, weights in parts):
-            raise no_mean(self.pair.sites()["x"]["fn"])
-        return put_back(rows, decided(self.pair.sites()["x"]["fn"], weighted_mean(parts)))
+            raise no_mean(self.pair.sites()[entry]["fn"])
+        return put_back(rows, decided(self.pair.sites()[entry]["fn"], weighted_mean(parts)), entry)
 
     def _refuse_unweighted(self, traces: Traces) -> None:
         if self.global_latents and any(goes_on(site) for _, site in traces.scored()):
@@ -294,14 +302,27 @@ class Posterior(Blocks):
                 "NUTS on the story",
             )
 
-    def _expected(self, rows: Table, particles: int) -> list[Tensor]:
-        """E[x | z] of draws under their weights, (1, n, D), and the log of all their weight, (1, n)."""
-        traces = run(self.pair, rows, particles, enumerate=False)
-        self._refuse_unweighted(traces)
-        x = traces.model.nodes["x"]
-        if goes_on(x) and hasattr(x["fn"], "averaged"):
-            raise no_mean(x["fn"])
-        # Where the story goes on from what is missing, a weight belongs to that draw of it, not to its mean.
-        values = (x["value"] if goes_on(x) else expectation(x["fn"])).expand(particles, len(rows), -1)
-        weights = values.new_zeros(values.shape[:2]) if self.global_latents else weights_of(traces)
-        return list(summed(values, weights.to(values)))
+    def _refuse_entry(self, entry: str) -> None:
+        data = [name for name in self.pair.sites(self.table.values) if name in self.pair.entries]
+        if entry not in data:
+            raise Problem(
+                f"there is no entry {entry!r} to complete",
+                "a misspelt name, or a covariate: given, never drawn",
+                f"one of: {', '.join(data)}",
+            )
+
+    def _expected(self, entry: str) -> Function:
+        def expected(rows: Table, particles: int) -> list[Tensor]:
+            """E[x | z] of draws under their weights, (1, n, D), and the log of all their weight, (1, n)."""
+            traces = run(self.pair, rows, particles, enumerate=False)
+            self._refuse_unweighted(traces)
+            x = traces.model.nodes[entry]
+            if goes_on(x) and hasattr(x["fn"], "averaged"):
+                raise no_mean(x["fn"])
+            # Where the story goes on from what is missing, a weight belongs to that draw of it, not to its mean.
+            values = (x["value"] if goes_on(x) else expectation(x["fn"])).expand(particles, len(rows), -1)
+            weights = values.new_zeros(values.shape[:2]) if self.global_latents else weights_of(traces)
+            return list(summed(values, weights.to(values)))
+
+        expected.__name__ = f"expected {entry}"  # blocks are staged by name
+        return expected

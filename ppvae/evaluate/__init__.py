@@ -5,6 +5,7 @@ from ppvae.evaluate.annealing import Annealed, Bracket, ais, bdmc
 from ppvae.evaluate.calibration import Coverage, Ranks, sbc, tarp
 from ppvae.evaluate.conformal import conformal
 from ppvae.evaluate.imputation import ImputationScores, coverage, crps, crps_gaussian, imputation_scores, interval
+from ppvae.evaluate.labels import class_probabilities
 from ppvae.evaluate.latents import Information, RateDistortion, Units, information, rate_distortion, units
 from ppvae.evaluate.multiple import Pooled, rubin
 from ppvae.evaluate.predictive import PredictiveCheck, predictive_check
@@ -27,6 +28,7 @@ __all__ = [
     "acquire",
     "ais",
     "bdmc",
+    "class_probabilities",
     "conformal",
     "coverage",
     "crps",

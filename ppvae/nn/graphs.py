@@ -15,13 +15,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ppvae.errors import Problem
-from ppvae.nn.filled import observed
 
 
 def nodes_of(features: int) -> int:
@@ -40,25 +39,10 @@ def nodes_of(features: int) -> int:
     return n
 
 
-class Links(NamedTuple):
-    """The observed links of N graphs.
-
-    Attributes:
-        matrix: (N, n, n), A: symmetric, its diagonal 0.
-        scale: (N, n, 1), D_ii^(-1/2) of each node.
-    """
-
-    matrix: Tensor
-    scale: Tensor
-
-
 class Network(nn.Module):
     """Graph convolutions with a ReLU after each: x, mask (N, D), nodes (N, n, F) to (N, n, width).
 
     Without attributes the first layer's input is the identity: each node has a row of weights of its own.
-
-    A is a dense matrix. The story scores n² / 2 pairs whatever is linked, so a list of links changes no order of growth; it
-    has as many entries as the data have links, so its step would be eager, and that loses more than the list saves.
 
     Args:
         features: D, pairs.
@@ -77,22 +61,17 @@ class Network(nn.Module):
         sizes = [self.nodes if attributes is None else attributes, *hidden]
         self.width = sizes[-1]
         self.layers = nn.ModuleList(Convolution(n, m) for n, m in itertools.pairwise(sizes))
-        self.register_buffer("place", places(self.nodes), persistent=False)
 
-    def forward(self, x: Tensor, mask: Tensor | bool = True, nodes: Tensor | None = None) -> tuple[Tensor | None, Links]:
-        """The last layer's output, None where that is the identity; and the links, for the layer that comes after."""
+    def forward(
+        self, x: Tensor, mask: Tensor | bool = True, nodes: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor]:
+        """The last layer's output, None where that is the identity; and the observed links (N, D), True = linked, for the
+        layer that comes after."""
         self._refuse_nodes(x, nodes)
-        links = self.links(x, mask)
+        linked = (x > 0) & mask
         for layer in self.layers:
-            nodes = layer(nodes, links).relu()
-        return nodes, links
-
-    def links(self, x: Tensor, mask: Tensor | bool = True) -> Links:
-        """The links of graphs (N, D) where they were observed."""
-        n, x = self.nodes, torch.where(observed(x, mask), x, 0.0)
-        upper = x.new_zeros(len(x), n * n).scatter(-1, self.place.expand(x.shape), x).view(-1, n, n)
-        matrix = upper + upper.mT
-        return Links(matrix, (1 + matrix.sum(-1, keepdim=True)).rsqrt())
+            nodes = layer(nodes, linked).relu()
+        return nodes, linked
 
     def _refuse_nodes(self, x: Tensor, nodes: Tensor | None) -> None:
         n, F = self.nodes, self.attributes
@@ -127,10 +106,43 @@ class Convolution(nn.Module):
         first = [nn.init.xavier_uniform_(torch.empty(inputs, outputs)) for _ in range(heads)]
         self.weight = nn.Parameter(torch.cat(first, 1))
 
-    def forward(self, h: Tensor | None, links: Links) -> Tensor:
-        """``h`` None is the identity of each graph, n = inputs."""
-        sent = (self.weight if h is None else h @ self.weight) * links.scale
-        return (links.matrix @ sent + sent) * links.scale
+    def forward(self, h: Tensor | None, linked: Tensor) -> Tensor:
+        """``h`` None is the identity of each graph, n = inputs; linked (N, D)."""
+        return smooth(linked, self.weight.expand(len(linked), -1, -1) if h is None else h @ self.weight)
+
+
+@torch.library.custom_op("ppvae::smooth", mutates_args=())
+def smooth(linked: Tensor, h: Tensor) -> Tensor:
+    """Ã h of N graphs: linked (N, D) bools, h (N, n, width).
+
+    The links are listed and their messages added up, n² numbers are nowhere. To whoever stages a step it is one operation: the
+    list is as long as the data have links, and a graph of operations knows shapes alone.
+    """
+    (N, n, width), (row, pair) = h.shape, linked.nonzero(as_tuple=True)
+    first = torch.arange(n, device=h.device)
+    start = first * (2 * n - first - 1) // 2  # where the pairs (i, i + 1), (i, i + 2), … begin
+    i = torch.searchsorted(start, pair, right=True) - 1
+    j = pair - start[i] + i + 1
+    source, target = torch.cat([i, j]) + row.repeat(2) * n, torch.cat([j, i]) + row.repeat(2) * n
+    scale = h.new_ones(N * n).index_add(0, target, h.new_ones(len(target))).rsqrt()[:, None]  # D_ii^(-1/2)
+    sent = h.reshape(N * n, width) * scale
+    return (sent.index_add(0, target, sent[source]) * scale).view(N, n, width)
+
+
+@smooth.register_fake
+def _(linked: Tensor, h: Tensor) -> Tensor:
+    return torch.empty_like(h, memory_format=torch.contiguous_format)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[0])
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+    return None, smooth(*ctx.saved_tensors, gradient)  # Ã is symmetric
+
+
+smooth.register_autograd(_backward, setup_context=_keep)
 
 
 def places(n: int) -> Tensor:

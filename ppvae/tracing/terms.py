@@ -95,7 +95,19 @@ def log_weights(pair: Pair, table: Table, particles: int = 1) -> Tensor:
     """log p(x, z) - log q(z) of every particle and row, (P, N). Refuses global latents: a row has no weight of its own."""
     traces = run(pair, table, particles)
     refuse_dead_gradients(traces)
+    refuse_certain(traces)
     return weights_of(traces)
+
+
+def refuse_certain(traces: Traces) -> None:
+    """A guide without chance: its draws have no density, and log p(x, z) at one point is no evidence."""
+    drawn = list(traces.drawn())
+    if drawn and all(is_point(site["fn"]) for _, site in drawn):
+        raise Problem(
+            f"the guide gives {drawn[0][0]!r} without chance",
+            "a Delta has no density, so log p(x, z) - log q(z) is the density of one point, which no average makes an evidence",
+            "a guide that draws; ppvae.elbo() trains this one, and impute() and sample() work",
+        )
 
 
 def weights_of(traces: Traces) -> Tensor:
