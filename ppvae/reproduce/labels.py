@@ -5,8 +5,8 @@ pixels; M1+M2 reads the 50 latents of a VAE of the same rows (their means, stand
 show their class stand in the table many times, which is a large gamma with less noise. Beside them what the labels
 alone say: the nearest of the 100, and logistic regression, on the same inputs.
 
-*Half-moons*: 10,000 rows of two interleaved arcs with noise 0.1, three labels a class; the error on 10,000 others, and the bound in
-nats. "every label" is a network of the same width that was shown all classes.
+*Half-moons*: 10,000 rows of two interleaved arcs with noise 0.1, three labels a class; the error on 10,000 others, and log p(x)
+in nats. Of three fits that with the highest number in training is kept. "every label" is a network of the same width that was shown all classes.
 
 Pictures (``--figures``), of seed 0: digits drawn under each class, one style a row; the styles' and M1's codes, two principal
 components by class; what each model makes of the moons' plane.
@@ -55,7 +55,7 @@ class Budget(NamedTuple):
 
 BUDGETS = {
     "smoke": Budget("digits_binary", 600, (2, 2, 2), (32,), 10, (600, 2)),
-    "cpu": Budget("mnist", 60_000, (20, 10, 40), (400,), 10, (10_000, 60)),
+    "cpu": Budget("mnist", 60_000, (20, 10, 40), (400,), 10, (10_000, 30)),
     "full": Budget("mnist", 60_000, (200, 100, 400), (600, 600), 10, (10_000, 200)),
 }
 STYLES, CODES = 50, 50  # latents of M2, and of M1
@@ -225,7 +225,8 @@ def half_moons(run: Run) -> list[Cell]:
 
 half_moons.seeds = 5
 TABLES = {"semi-supervised": semi_supervised, "half-moons": half_moons}
-LATENTS = 2
+LATENTS = 1  # an arc has one coordinate; with two, z tells the arcs apart and y is not needed
+STARTS = 3  # fits from other first weights, of which that with the highest number in training is kept: no test label is asked
 NAMED = 10.0  # alpha: at 1 an arc may end in the other's class, where the bound is as high
 
 
@@ -242,19 +243,8 @@ def _moons(seed: int, spent: Budget) -> dict[Place, Any]:
     maps = {}
     plane = torch.cartesian_prod(torch.linspace(-1.6, 2.6, 120), torch.linspace(-1.1, 1.6, 80))
     for name, made in ((M2, "semi_supervised_vae"), (ADGM, "adgm")):
-        with own_generators(seed):
-            pair = ppvae.make(made, 2, LATENTS, hidden=(100, 100), likelihood="normal", classes=2)
-        bound = ppvae.elbo(kl=ppvae.annealed(0.5))  # from the start z costs more than it tells, and would be lost
-        fitted = ppvae.fit(
-            pair,
-            table,
-            objective=ppvae.semi_supervised(bound, alpha=NAMED),
-            epochs=passes,
-            batch_size=100,
-            learning_rate=3e-3,
-            seed=seed,
-            progress=False,
-        )
+        fitted = max((_fit_moons(made, table, passes, STARTS * seed + i) for i in range(STARTS)), key=_reached)
+        pair = fitted.pair
         with own_generators(seed):
             found[name, ERROR] = _error(class_probabilities(pair, test, particles=50), truth)
             found[name, "log p(x), test rows"] = float(ppvae.condition(pair, test[:1000]).log_evidence(200).mean())
@@ -268,13 +258,33 @@ def _moons(seed: int, spent: Budget) -> dict[Place, Any]:
     return found
 
 
+def _fit_moons(made: str, table: dict[str, Tensor], passes: int, seed: int) -> ppvae.Fit:
+    with own_generators(seed):
+        pair = ppvae.make(made, 2, LATENTS, hidden=(100, 100), likelihood="normal", classes=2)
+    bound = ppvae.elbo(kl=ppvae.annealed(0.3))  # from the start z costs more than it tells, and would be lost
+    return ppvae.fit(
+        pair,
+        table,
+        objective=ppvae.semi_supervised(bound, alpha=NAMED),
+        epochs=passes,
+        batch_size=100,
+        learning_rate=3e-3,
+        seed=seed,
+        progress=False,
+    )
+
+
+def _reached(fitted: ppvae.Fit) -> float:
+    return fitted.history[-1]["bound"]
+
+
 def _draw_moons(run: Run, x: Tensor, shown: Tensor, label: Tensor, plane: Tensor, maps: dict[str, Tensor]) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(maps), figsize=(11, 4), sharey=True)
+    figure, axes = pyplot.subplots(1, len(maps), figsize=(11, 4), sharey=True, layout="constrained")
     for ax, (name, values) in zip(axes, maps.items(), strict=True):
         grid = values.reshape(120, 80).T.cpu()
         drawn = ax.contourf(
