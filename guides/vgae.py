@@ -5,13 +5,15 @@ r"""The variational graph autoencoder: a Gaussian for each node, by graph convol
 loc and scale share the hidden layers. A missing pair carries no message. Attributes of the nodes, where there are some,
 are the entry ``nodes`` (N, n, F) of the data; without them each node has weights of its own in the first layer.
 
-Trained by ``ppvae.elbo(likelihood={"x": ppvae.balanced})`` it is that of the paper, whose loss over the n² entries of A is
+Trained by ``ppvae.elbo(likelihood={"x": ppvae.balanced})`` it is nearly that of the paper, whose loss over the n² entries
+of A is
 
     norm mean(w BCE) + KL / n²,  w = (n² - L) / L at links and 1 elsewhere,  norm = n² / (2 (n² - L)),  L = 2 links
 
-Times n² that is n² / (n² - L) Σ_{i<j} w BCE + KL: the negative of our bound up to the first factor, 1.001 for Cora, and to
-these: A has ones on its diagonal there, and zeros where a link is held out, both scored; here a pair of a node with itself
-is none, and what is held out is missing.
+Over the entries off the diagonal, times their number, that is the negative of our bound, its likelihood times n² / (n² - L),
+which is nearly 1. The diagonal is scored there as n links of nodes to themselves, half a pair each: it pushes every code away
+from 0. Here no pair is a node with itself; `ppvae.reproduce.graphs` adds that term. What is held out is scored as not linked
+there, and is missing here.
 
 Reference: Kipf & Welling 2016, section 2.
 """

@@ -6,7 +6,7 @@ r"""A story of two modalities, an image and its attributes, that share one laten
 
 x (N, D), y (N, A) of the codes 0 … C_a - 1, z (N, 1, K). Either may be missing, entry by entry or whole: mask and mask_y.
 
-References: Suzuki, Nakayama & Matsuo 2016; Vedantam, Fischer, Huang & Murphy 2018, section 2.
+References: Suzuki, Nakayama & Matsuo 2016; Vedantam, Fischer, Huang & Murphy 2018.
 """
 
 from __future__ import annotations

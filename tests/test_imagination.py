@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import ppvae
-from ppvae.data import mnist_attributes as made
 from ppvae.data.digits import digits_binary
+from ppvae.data.mnist_attributes import CENTRES, COUNTS, NAMES, mnist_attributes, with_attributes
 from ppvae.evaluate.imagination import compositionality, correctness, coverage
 from ppvae.reproduce import imagination
 from ppvae.reproduce.judge import Judge, judged, taught
@@ -95,7 +95,7 @@ def _single():
 
 def corners(count, split="iid", size=64, seed=0, rows=None):
     digit = torch.arange(count) % 10
-    return made.with_attributes(CORNER.expand(count, 20, 20), digit, size, split, rows or (count - 20, 10, 10), seed)
+    return with_attributes(CORNER.expand(count, 20, 20), digit, size, split, rows or (count - 20, 10, 10), seed)
 
 
 def moments(x, size=64):
@@ -123,7 +123,7 @@ def test_location_size_and_orientation_can_be_read_back():
     for code, degrees in enumerate((0.0, 45.0, -45.0)):
         turned = y[:, 2] == code
         scale = torch.tensor([0.9, 0.6])[y[turned, 1]][:, None] / 2
-        away = (centre[turned] - made.CENTRES[y[turned, 3]]) / scale
+        away = (centre[turned] - CENTRES[y[turned, 3]]) / scale
         angle = math.radians(degrees)  # clockwise, where down is positive
         wanted = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]) @ upright
         error = away.std(0) / turned.sum().sqrt()
@@ -135,7 +135,7 @@ def test_a_clockwise_turn_is_clockwise():
     """A bar that stands upright leans to the right when turned clockwise: its upper half lies right of its lower half."""
     bar = torch.zeros(20, 20, dtype=torch.float32)
     bar[:, 8:12] = 1.0
-    data = made.with_attributes(bar.expand(300, 20, 20), torch.zeros(300).long(), 64, "iid", (280, 10, 10))
+    data = with_attributes(bar.expand(300, 20, 20), torch.zeros(300).long(), 64, "iid", (280, 10, 10))
     images, place = data.x.view(-1, 64, 64), torch.arange(64.0)
     rows = (images.sum(2) > 0).float()
     middle = (rows * place).sum(1) / rows.sum(1)
@@ -175,12 +175,12 @@ def test_what_cannot_be_made_is_refused():
 
 
 def test_mnist_gives_its_digits_and_its_split(data_folder):
-    data = made.mnist_attributes(32, rows=(300, 100, 200))
+    data = mnist_attributes(32, rows=(300, 100, 200))
     source = ppvae.data.load("mnist")
     assert torch.equal(data.rows("train")["y"][:, 0].long(), source.label[:300])
     assert torch.equal(data.rows("test")["y"][:, 0].long(), source.label[60_000:60_200])
     with pytest.raises(ppvae.Problem, match="60,000"):
-        made.mnist_attributes(32, rows=(60_000, 1, 1))
+        mnist_attributes(32, rows=(60_000, 1, 1))
 
 
 # --- the table ------------------------------------------------------------------------------------------
@@ -230,7 +230,7 @@ def test_draws_of_the_prior_under_weights_are_the_posteriors():
 def test_the_judge_learns_to_read_location():
     data, judge = corners(1200, size=32, rows=(1000, 100, 100)), None
     for _ in range(3):
-        judge = taught(judge, data.rows("train"), (1, 32, 32), made.COUNTS, 1.0)
+        judge = taught(judge, data.rows("train"), (1, 32, 32), COUNTS, 1.0)
     assert isinstance(judge, Judge) and not judge.training
     seen = judged(judge, data.rows("test")["x"].view(4, 25, -1))
     assert seen.shape == (4, 25, 4)
@@ -250,7 +250,7 @@ def test_the_command_writes_the_table_and_the_boards(ppvae_, monkeypatch):
     for row in ("TELBO", "JMVAE", "BiVCCA", "TELBO, weighted", "JVAE, weighted prior"):
         for measure in imagination.MEASURES:
             assert 0 <= found[row, measure] <= 1
-    assert all(0 <= found["Real images", f"judge: {name}"] <= 1 for name in made.NAMES)
+    assert all(0 <= found["Real images", f"judge: {name}"] <= 1 for name in NAMES)
     assert found["All", "weight of log p(y | z)"] == 10.0
     for name in imagination.METHODS:
         assert open(f"pictures/imagination-{name}.png", "rb").read(8) == b"\x89PNG\r\n\x1a\n"

@@ -107,6 +107,7 @@ def test_rows_of_one_batch_are_read_as_if_alone():
     for n, given in alone.items():
         a, b = guide_of(pair, **given)
         assert torch.allclose(loc[n], a[0], atol=1e-14) and torch.allclose(scale[n], b[0], atol=1e-14), n
+    assert not torch.allclose(loc[5], guide_of(pair, x[5:6])[0][0])  # one attribute is enough to be read
     networks = guide_of(pair, x[:1])[0], guide_of(pair, x[:1], y[:1])[0], guide_of(pair, y=y[:1])[0]
     assert len({tuple(loc[0].tolist()) for loc in networks}) == 3
 

@@ -1,6 +1,7 @@
 """Graphs: citation networks by name, a list of links as a row of pairs, and links held out to be predicted.
 
-A graph of n nodes is one row of D = n (n - 1) / 2 bits, one for each pair i < j in the order of ``torch.triu_indices(n, n, 1)``.
+A graph of n nodes is one row of D = n (n - 1) / 2 bits, one for each pair i < j in the order of
+``torch.triu_indices(n, n, 1)``.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ def graph_pairs(edges: Any, nodes: int) -> Tensor:
     alone = nodes - len(ends.unique())
     if alone:
         warnings.warn(
-            f"{alone} of {nodes} nodes have no link\n  Likely cause: nodes that were left out of the list, or a number of nodes "
+            f"{alone} of {nodes} nodes have no link\n  Likely cause: links that were left out, or a number of nodes "
             "that is too large\n  Try: nothing, if they stand alone; what is said of them rests on their attributes",
             Caution,
             stacklevel=2,

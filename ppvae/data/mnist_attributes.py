@@ -6,7 +6,8 @@ orientation   upright, clockwise, counter-clockwise: 0, 45 or -45 degrees, each 
 location      one of the four quadrants: around its centre
 
 The spreads are Gaussian, cut at two standard deviations: of 0.05 of the scale, 10 degrees, and 0.05 of half the canvas. Bits
-are 1 where the grey level is above 0.4, so that thin strokes hold together. After Vedantam et al. 2018, appendix A.1, whose numbers stand there for 64 x 64.
+are 1 where the grey level is above 0.4, so that thin strokes hold together. After MNIST-A of
+Vedantam et al. 2018, of 64 x 64; what a scale is a share of, and the spreads, are chosen here.
 
 The 240 concepts, one value of each attribute, are drawn at random given the digit. "iid": all of them in every part. "comp":
 a tenth is held out: no row to train on or to validate with has one of these, all rows to test on do.
@@ -125,7 +126,11 @@ def with_attributes(
     if split not in ("iid", "comp"):
         raise Problem(f"there is no split {split!r}", "a misspelt name", "iid or comp")
     if not isinstance(size, int) or size < 16:
-        raise Problem(f"size is {size!r}", "a digit fills less than half of the canvas", "size=64; 32 at the least")
+        raise Problem(
+            f"size is {size!r}",
+            "a digit fills less than half of the canvas",
+            "size=64; 32 for a laptop; 16 at the least",
+        )
     chance = generator(seed)
     held = torch.zeros(COUNTS, dtype=torch.bool)
     if split == "comp":

@@ -3,7 +3,7 @@ r"""The three C's of imagination: is what was imagined what was asked for, in al
 A query asks for some attributes y_o and leaves the others open; a classifier says which attributes each of S samples has.
 Shapes: predicted (…, S, A), asked and mask (…, A), True = asked for; leading dims are queries, and each gets a number.
 
-Reference: Vedantam, Fischer, Huang & Murphy 2018, section 3.
+Reference: Vedantam, Fischer, Huang & Murphy 2018.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class AttributeExperts(nn.Module):
     What an attribute says is a table of its classes: of a code, a table is as general as any network. Precisions add up, so
     the more is known, the narrower it is; where nothing is known it is the prior N(0, I), exactly.
 
-    Reference: Vedantam, Fischer, Huang & Murphy 2018, eq. 5.
+    Reference: Vedantam, Fischer, Huang & Murphy 2018.
 
     Args:
         classes: C_a of each of the A attributes, 2 or more.

@@ -1,6 +1,7 @@
 r"""Graphs whose rows are pairs of nodes, and the convolution that reads their links.
 
-A graph of n nodes is one row of D = n (n - 1) / 2 bits, one for each pair i < j in the order of ``torch.triu_indices(n, n, 1)``.
+A graph of n nodes is one row of D = n (n - 1) / 2 bits, one for each pair i < j in the order of
+``torch.triu_indices(n, n, 1)``.
 A convolution multiplies by
 
 .. math:: \tilde A = D^{-1/2} (A + I) D^{-1/2}, \quad D_{ii} = 1 + \textstyle\sum_j A_{ij}

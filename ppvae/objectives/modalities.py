@@ -14,9 +14,8 @@ JVAE (Suzuki et al. 2016) is `ppvae.elbo` itself.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -24,15 +23,14 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from ppvae.door import Table, enter
+from ppvae.door import Table
 from ppvae.errors import Problem
-from ppvae.objectives.emphasis import Weight, emphasised, refuse_emphasis
+from ppvae.objectives.emphasis import emphasised, refuse_emphasis
+from ppvae.objectives.entries import Weights, entered, rows_with, scored_alone, seen_alone
 from ppvae.objectives.holding import free, frozen
 from ppvae.pair import Pair
 from ppvae.tracing.terms import is_point, refuse_dead_gradients, terms_of
 from ppvae.tracing.traces import Traces, by_row, is_global, log_prob, run
-
-Weights = Mapping[str, Weight]
 
 
 @dataclass(frozen=True)
@@ -43,10 +41,9 @@ class telbo:  # noqa: N801  (a verb of the library, as ppvae.elbo)
         \mathrm{elbo}_w(x, y) = E_{q(z | x, y)} \sum_m w_m \log p(m | z) - KL(q(z | x, y) \| p(z))
 
     The story's parameters :math:`\theta` are moved by the joint term only; the others move :math:`q(z | m)` towards p(z | m). The
-    value is the joint term, a bound on log p(x, y); the others enter through their gradients, and are 0 to the story where
-    :math:`q(z | m)` is exact.
+    value is the joint term, a bound on log p(x, y); the others enter through their gradients alone.
 
-    Reference: Vedantam, Fischer, Huang & Murphy 2018, eq. 2-3.
+    Reference: Vedantam, Fischer, Huang & Murphy 2018.
 
     Args:
         likelihood: weights of the modalities' log-probabilities in the joint term, as in `ppvae.elbo`; 1 where none is given.
@@ -79,9 +76,9 @@ class telbo:  # noqa: N801  (a verb of the library, as ppvae.elbo)
         story = [module for name, module in pair.named_children() if name in pair._takes["model"]]
         with frozen(*story):
             for name in names:
-                only = _only(table, names, name)
-                bound = _bound(pair, _run(pair, _read(table, names, name), only), only, self.alone)
-                joint = joint + free(torch.where(_rows(table, name), bound, 0.0))
+                only = scored_alone(table, names, name)
+                bound = _bound(pair, _run(pair, seen_alone(table, names, name), only), only, self.alone)
+                joint = joint + free(torch.where(rows_with(table, name), bound, 0.0))
         return joint
 
 
@@ -94,7 +91,7 @@ class jmvae:  # noqa: N801
     The KL is the closed form where there is one, else an estimate at the draw. Its second argument is the learner: it covers
     what q(z | x, y) reaches over the rows that look alike in m, their mixture, where `telbo`'s may hide in a part.
 
-    Reference: Suzuki, Nakayama & Matsuo 2016, section 3.3 (JMVAE-kl).
+    Reference: Suzuki, Nakayama & Matsuo 2016 (JMVAE-kl).
 
     Args:
         alpha: of the KL, not negative.
@@ -127,8 +124,8 @@ class jmvae:  # noqa: N801
         traces = run(pair, table)
         bound = _bound(pair, traces, table, self.likelihood)
         for name in names:
-            away = _away(traces, _guide(pair, _read(table, names, name), traces.guide))
-            bound = bound - self.alpha * torch.where(_rows(table, name), away, 0.0)
+            away = _away(traces, _guide(pair, seen_alone(table, names, name), traces.guide))
+            bound = bound - self.alpha * torch.where(rows_with(table, name), away, 0.0)
         return bound
 
 
@@ -141,7 +138,7 @@ class bivcca:  # noqa: N801
     Each bracket is a bound on log p(x, y), and so is their average. A row that lacks one modality has the bracket of the other
     whole. A network of q(z | x, y) is not trained: freeze it, ``pair.encoder.joint.requires_grad_(False)``.
 
-    Reference: Wang, Yan, Lee & Livescu 2016, eq. 9.
+    Reference: Wang, Yan, Lee & Livescu 2016.
 
     Args:
         mu: the share of the first modality, between 0 and 1.
@@ -176,83 +173,10 @@ class bivcca:  # noqa: N801
         total, whole = torch.zeros(()), torch.zeros(())
         for name, share in zip(names, (self.mu, 1 - self.mu), strict=True):
             if share:
-                bound = _bound(pair, _run(pair, _read(table, names, name), table), table, self.likelihood)
-                shares = share * _rows(table, name).to(bound)
+                bound = _bound(pair, _run(pair, seen_alone(table, names, name), table), table, self.likelihood)
+                shares = share * rows_with(table, name).to(bound)
                 total, whole = total + shares * bound, whole + shares
         return torch.where(whole > 0, total / whole.clamp(min=torch.finfo(whole.dtype).tiny), 0.0)
-
-
-# --- which entries ----------------------------------------------------------------------------------
-
-
-def entered(
-    pair: Pair, x: Any, mask: Any, entries: Sequence[str] | None, *weights: Weights | None
-) -> tuple[Table, list[str]]:
-    """The rows, and the names of their modalities: the entries that the story masks.
-
-    Raises:
-        Problem: fewer than two, a modality that no row has, a weight of no modality, a guide that reads gaps as data.
-    """
-    table = enter(pair, x, mask)
-    known = [name for name in pair.entries if name in pair.sites(table.values) and pair.takes_mask(name)]
-    names = [name for name in known if name in table.values] if entries is None else list(entries)
-    absent = [name for name in names if name not in table.values or name not in known]
-    if not isinstance(x, Table):  # in a step nothing waits for the device; `fit` looks before the first
-        absent += [name for name in names if name in table.masks and not table.masks[name].any()]
-    if absent or len(names) < 2:
-        raise Problem(
-            f"{absent[0]!r} is absent in every row" if absent else f"the data have no modality beside {names}",
-            "the objective sets modalities against each other, each seen in some row",
-            f"data with two of: {', '.join(known)}; ppvae.elbo() takes one alone"
-            if len(known) > 1
-            else "a story with mask=True, mask_y=True, … among its parameters; ppvae.elbo() takes one modality alone",
-        )
-    for name in (name for given in weights if given for name in given if name not in names):
-        raise Problem(f"a weight of {name!r}", "it is none of the modalities", f"weights of: {', '.join(names)}")
-    _refuse_guide(pair, table, names)
-    return table, names
-
-
-def _refuse_guide(pair: Pair, table: Table, names: Sequence[str]) -> None:
-    takes = pair._takes["guide"]
-    for name in names:
-        if name in takes and takes[name].default is inspect.Parameter.empty:
-            raise Problem(
-                f"the guide cannot do without {name!r}",
-                "the objective shows it the other modalities alone",
-                f"def guide(…, {name}=None, …), and a distribution for it",
-            )
-        if name in takes and name in table.masks and ("mask" if name == "x" else f"mask_{name}") not in takes:
-            raise Problem(
-                f"entries of {name!r} are missing and the guide takes no mask of them",
-                "it would read what fills a gap as data",
-                "a guide that takes the mask, or complete rows",
-            )
-
-
-def _rows(table: Table, name: str) -> Tensor:
-    """The rows that have something of a modality, (N,)."""
-    mask = table.masks.get(name)
-    if mask is None:
-        return torch.ones(len(table), dtype=torch.bool, device=table.values[name].device)
-    return mask.any(-1)
-
-
-def _read(table: Table, names: Sequence[str], name: str) -> Table:
-    """What the guide sees: of the modalities this one alone."""
-    others = {n for n in names if n != name}
-    keep = {key: value for key, value in table.values.items() if key not in others}
-    return replace(table, values=keep, masks={key: mask for key, mask in table.masks.items() if key not in others})
-
-
-def _only(table: Table, names: Sequence[str], name: str) -> Table:
-    """What the story scores: of the modalities this one alone. The others are hidden and not left out, so that nothing is
-    drawn for them."""
-    nothing = torch.zeros(len(table), 1, dtype=torch.bool, device=table.values[name].device)
-    return replace(table, masks={**table.masks, **{n: nothing for n in names if n != name}})
-
-
-# --- a guide that sees other entries than the story scores --------------------------------------------
 
 
 def _guide(pair: Pair, sees: Table, at: poutine.Trace | None = None) -> poutine.Trace:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from ppvae.machine import device_of
+
 BATCH, RATE = 128, 1e-3
 
 
@@ -43,12 +45,13 @@ def taught(
     Args:
         share: of the learning rate `RATE`.
     """
-    judge = Judge(shape, classes) if judge is None else judge
+    home = device_of("auto")
+    judge = Judge(shape, classes).to(home) if judge is None else judge
     judge.train()
     optimizer = torch.optim.Adam(judge.parameters(), RATE * share)
     for index in torch.randperm(len(rows["x"])).split(BATCH):
-        wanted = rows["y"][index].long()
-        loss = sum(cross_entropy(logits, wanted[:, k]) for k, logits in enumerate(judge(rows["x"][index])))
+        x, wanted = rows["x"][index].to(home), rows["y"][index].to(home).long()
+        loss = sum(cross_entropy(logits, wanted[:, k]) for k, logits in enumerate(judge(x)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -58,5 +61,7 @@ def taught(
 @torch.no_grad()
 def judged(judge: Judge, x: Tensor) -> Tensor:
     """The attributes that the judge sees in images (…, D), as codes (…, A)."""
-    parts = [torch.stack([logits.argmax(1) for logits in judge(part)], 1) for part in x.flatten(0, -2).split(2048)]
-    return torch.cat(parts).view(*x.shape[:-1], -1)
+    home = next(judge.parameters()).device
+    parts = (judge(part.to(home)) for part in x.flatten(0, -2).split(2048))
+    codes = torch.cat([torch.stack([logits.argmax(1) for logits in part], 1) for part in parts])
+    return codes.view(*x.shape[:-1], -1).cpu()
