@@ -80,6 +80,10 @@ class Pair(nn.Module):
         """Whether the guide is declared to be the posterior itself."""
         return getattr(self._functions["guide"], "exact", False)
 
+    def modules_of(self, side: str) -> list[nn.Module]:
+        """The modules that the function of a side, "model" or "guide", asks for."""
+        return [module for name, module in self.named_children() if name in self._takes[side]]
+
     def takes_mask(self, name: str) -> bool:
         """Whether the story masks this entry itself (else the site is observed where seen, drawn where not)."""
         return _mask_name(name) in self._takes["model"]

@@ -40,6 +40,8 @@ def seen(made, entries, mask):
     """Masks by name: that of x, and of other sites' entries (a class: of its row), two in three seen, all where x is not."""
     others = {name: entries[name] for name in other_sites(made, entries) if name in entries}
     some = {n: (torch.arange(value.numel()) % 3 > 0).reshape(value.shape) for n, value in others.items()}
+    for part in some.values():
+        part[3::4] = False  # rows that have none of it
     return {"x": mask} | {name: part | ~mask.any(1, keepdim=True) for name, part in some.items()}
 
 

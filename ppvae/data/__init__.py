@@ -4,10 +4,12 @@ from ppvae.data.catalogue import load, names
 from ppvae.data.chance import split
 from ppvae.data.dataset import Dataset
 from ppvae.data.missing import mar, mcar, mnar, quarters, self_masked
+from ppvae.data.mnist_attributes import Attributes, mnist_attributes
 from ppvae.data.schema import Schema
 from ppvae.data.table import Table, from_frame, read_table, write_table
 
 __all__ = [
+    "Attributes",
     "Dataset",
     "Schema",
     "Table",
@@ -16,6 +18,7 @@ __all__ = [
     "mar",
     "mcar",
     "mnar",
+    "mnist_attributes",
     "names",
     "quarters",
     "read_table",

@@ -1,5 +1,6 @@
 """What a fitted pair is worth: scores of imputations, evidence, and diagnostics, beside the exact answer where there is one."""
 
+from ppvae.evaluate import imagination
 from ppvae.evaluate.acquisition import Acquisition, Gain, acquire, gain
 from ppvae.evaluate.annealing import Annealed, Bracket, ais, bdmc
 from ppvae.evaluate.calibration import Coverage, Ranks, sbc, tarp
@@ -35,6 +36,7 @@ __all__ = [
     "crps_gaussian",
     "evidence",
     "gain",
+    "imagination",
     "imputation_scores",
     "information",
     "interval",

@@ -20,6 +20,7 @@ from ppvae.objectives.emphasis import balanced
 from ppvae.objectives.holding import frozen
 from ppvae.objectives.labels import semi_supervised
 from ppvae.objectives.matching import posterior_matching
+from ppvae.objectives.modalities import bivcca, jmvae, telbo
 from ppvae.objectives.shaping import annealed, beta, capacity, free_bits
 from ppvae.objectives.wake_sleep import wake_sleep
 from ppvae.objectives.weighted import iw_elbo, renyi
@@ -28,14 +29,17 @@ __all__ = [
     "annealed",
     "balanced",
     "beta",
+    "bivcca",
     "capacity",
     "completed_rows",
     "elbo",
     "free_bits",
     "frozen",
     "iw_elbo",
+    "jmvae",
     "posterior_matching",
     "renyi",
     "semi_supervised",
+    "telbo",
     "wake_sleep",
 ]

@@ -73,11 +73,10 @@ class telbo:  # noqa: N801  (a verb of the library, as ppvae.elbo)
         """
         table, names = entered(pair, x, mask, self.entries, self.likelihood, self.alone)
         joint = _bound(pair, run(pair, table), table, self.likelihood)
-        story = [module for name, module in pair.named_children() if name in pair._takes["model"]]
-        with frozen(*story):
+        with frozen(*pair.modules_of("model")):
             for name in names:
                 only = scored_alone(table, names, name)
-                bound = _bound(pair, _run(pair, seen_alone(table, names, name), only), only, self.alone)
+                bound = _bound(pair, run(pair, only, sees=seen_alone(table, names, name)), only, self.alone)
                 joint = joint + free(torch.where(rows_with(table, name), bound, 0.0))
         return joint
 
@@ -173,24 +172,15 @@ class bivcca:  # noqa: N801
         total, whole = torch.zeros(()), torch.zeros(())
         for name, share in zip(names, (self.mu, 1 - self.mu), strict=True):
             if share:
-                bound = _bound(pair, _run(pair, seen_alone(table, names, name), table), table, self.likelihood)
+                bound = _bound(pair, run(pair, table, sees=seen_alone(table, names, name)), table, self.likelihood)
                 shares = share * rows_with(table, name).to(bound)
                 total, whole = total + shares * bound, whole + shares
         return torch.where(whole > 0, total / whole.clamp(min=torch.finfo(whole.dtype).tiny), 0.0)
 
 
-def _guide(pair: Pair, sees: Table, at: poutine.Trace | None = None) -> poutine.Trace:
-    """The guide's trace on these rows, at draws that are given if there are any."""
-    program = pair.guide if at is None else poutine.replay(pair.guide, at)
-    return poutine.trace(program).get_trace(size=len(sees), **sees.call(pair))
-
-
-def _run(pair: Pair, sees: Table, scores: Table) -> Traces:
-    """`ppvae.tracing.traces.run` of a guide that sees other rows than the story scores. Nothing is enumerated: a discrete
-    latent is refused by what takes the gradient."""
-    guide = _guide(pair, sees)
-    story = poutine.trace(poutine.replay(pair.model, guide)).get_trace(size=len(scores), **scores.call(pair))
-    return Traces(story, guide, 1, len(scores))
+def _guide(pair: Pair, sees: Table, at: poutine.Trace) -> poutine.Trace:
+    """The guide's trace on these rows, at draws that are given."""
+    return poutine.trace(poutine.replay(pair.guide, at)).get_trace(size=len(sees), **sees.call(pair))
 
 
 def _bound(pair: Pair, traces: Traces, table: Table, likelihood: Weights | None) -> Tensor:

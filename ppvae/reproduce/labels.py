@@ -1,7 +1,7 @@
 """A few labels among many rows: digits by M2 and M1+M2, and the half-moons by M2 and the auxiliary model.
 
 *Digits*: 100 labels, ten a class, drawn by the seed from the training rows; the error of q(y | x) on the test rows. M2 reads
-pixels; M1+M2 reads the 50 latents of a VAE of the same rows (their means, standardised), with a Normal likelihood. The rows that
+pixels; M1+M2 reads the 50 latents of a VAE of the same rows (their means), with a Normal likelihood. The rows that
 show their class stand in the table many times, which is a large gamma with less noise. Beside them what the labels
 alone say: the nearest of the 100, and logistic regression, on the same inputs.
 
@@ -91,8 +91,6 @@ def _digits(seed: int, spent: Budget, pictures: bool) -> dict[Place, Any]:
     _fit(codes, {"x": x}, ppvae.elbo(), spent.passes[0], seed, source.redraw)
     seen = source.observed("train", seed)[: spent.rows]
     z, z_test = (_means(codes, rows) for rows in (seen, test))
-    loc, scale = z.mean(0), z.std(0)
-    z, z_test = (z - loc) / scale, (z_test - loc) / scale
     found: dict[Place, Any] = {}
     column = f"{10 * spent.labels} labels, {ERROR}"
     for name, rows, other, likelihood, passes, redraw in (

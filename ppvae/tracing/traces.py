@@ -8,7 +8,7 @@ posterior is written over the `Traces` that it returns.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,12 @@ class Traces:
 
 
 def run(
-    pair: Pair, table: Table, particles: int = 1, enumerate: bool = True, at: dict[str, Tensor] | None = None
+    pair: Pair,
+    table: Table,
+    particles: int = 1,
+    enumerate: bool = True,
+    at: dict[str, Tensor] | None = None,
+    sees: Table | None = None,
 ) -> Traces:
     """Trace the guide, and the story replayed on it, under one particle plate.
 
@@ -68,6 +73,7 @@ def run(
         enumerate: sites marked ``infer={"enumerate": "parallel"}`` hold every value instead of a draw.
         at: latents by name that take these values, of the shapes that draws would have, instead of draws; give
             ``enumerate=False`` with it.
+        sees: what the guide sees of the rows, where it is less than the story scores.
 
     Raises:
         Problem: a site that only the guide has, a latent drawn where it was observed, a mask around a latent,
@@ -79,16 +85,14 @@ def run(
     with ExitStack() as outer:  # outside the traces: what they change is recorded
         if particles > 1:
             outer.enter_context(pyro.plate("particles", particles, dim=PARTICLE_DIM))
-        partly = table.partly_seen(pair)
-        if partly:
-            outer.enter_context(Seen(partly))
         if at:
             outer.enter_context(At(at))
         guide_program, model_program = pair.guide, pair.model
         if enumerate:  # inside the replay, or a replayed site would not know whose values its dims hold
             guide_program, model_program = EnumMessenger(-1 - nesting)(pair.guide), EnumMessenger()(pair.model)
-        guide = _trace(guide_program, size=size, **given)
-        model = _trace(poutine.replay(model_program, guide), size=size, **given)
+        sees = table if sees is None else sees
+        guide = _trace(guide_program, sees.partly_seen(pair), size=size, **sees.call(pair))
+        model = _trace(poutine.replay(model_program, guide), table.partly_seen(pair), size=size, **given)
     traces = Traces(model, guide, particles, size)
     _refuse_unobserved(traces, given)
     _refuse(traces)
@@ -169,9 +173,10 @@ def _is_draw(site: dict[str, Any]) -> bool:
     return site["type"] == "sample" and not site["infer"].get("_deterministic") and not site_is_subsample(site)
 
 
-def _trace(program: Callable, **given: Any) -> poutine.Trace:
+def _trace(program: Callable, partly: dict[str, tuple[Tensor, Tensor]], **given: Any) -> poutine.Trace:
     try:
-        return poutine.trace(program).get_trace(**given)
+        with Seen(partly) if partly else nullcontext():
+            return poutine.trace(program).get_trace(**given)
     except Problem as error:  # Pyro raises it again with the trace's shapes in the text: give the plain one
         raise (error.__cause__ if isinstance(error.__cause__, Problem) else error) from None
 
