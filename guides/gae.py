@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import pyro.distributions as dist
 from ppvae.guides.vgae import guide
-from ppvae.models.graph import Decoder, model
+from ppvae.models.vgae import Decoder, model
 from torch import Tensor, nn
 
 from ppvae import Pair

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 
 import pyro
 import pyro.distributions as dist
-from ppvae.models.graph import Decoder, model
+from ppvae.models.vgae import Decoder, model
 from torch import Tensor, nn
 
 from ppvae import Pair

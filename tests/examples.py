@@ -5,7 +5,7 @@ from pyro import poutine
 
 import ppvae
 
-FEATURES = {"conv_vae": 16}
+FEATURES = {"conv_vae": 16, "gae": 10, "vgae": 10}
 COVARIATES = {"label": lambda n: torch.randint(10, (n,)), "inputs": lambda n: torch.randn(n, 2)}
 
 
