@@ -503,3 +503,20 @@ def test_the_traces_of_a_batch_are_those_of_the_story():
     pair, (x, y, mask, mask_y) = make(), rows()
     traces = run(pair, enter(pair, {"x": x, "y": y}, {"x": mask, "y": mask_y}))
     assert [name for name, _ in traces.drawn()] == ["z"] and {n for n, _ in traces.scored()} == {"x", "y", "z"}
+
+
+def test_one_modality_alone_is_learned_by_the_elbo():
+    """The attributes that no row has are a discrete draw of the story, on which nothing depends: no gradient is lost."""
+    made = ppvae.make("multimodal_vae", 9, 2, classes=(3, 2), hidden=(8,))
+    x = torch.rand(8, 9).round()
+    torch.manual_seed(0)
+    alone = ppvae.elbo()(made, x)
+    torch.manual_seed(0)
+    hidden = ppvae.elbo()(made, {"x": x, "y": torch.zeros(8, 2)}, {"y": torch.zeros(8, 2, dtype=torch.bool)})
+    assert torch.allclose(alone, hidden, atol=1e-12) and alone.requires_grad
+    with pytest.raises(ppvae.Problem, match="no gradient reaches the parameter 'decoder.words"):
+        ppvae.fit(made, x, epochs=2, batch_size=4)
+    for idle in (made.decoder.words, made.encoder.joint, made.encoder.attributes):
+        idle.requires_grad_(False)
+    assert ppvae.fit(made, x, epochs=2, batch_size=4).step == "staged"
+    assert ppvae.condition(made, x).impute(3, entry="y").shape == (3, 8, 2)

@@ -19,7 +19,7 @@ from ppvae.errors import Problem
 from ppvae.pair import Pair
 from ppvae.tracing import enumeration
 from ppvae.tracing.hidden import goes_on
-from ppvae.tracing.traces import Traces, by_row, enumerated, is_global, log_prob, run, seen_rows
+from ppvae.tracing.traces import Traces, absent, by_row, enumerated, is_global, log_prob, run, seen_rows
 
 
 class ElboTerms(NamedTuple):
@@ -208,7 +208,7 @@ def refuse_dead_gradients(traces: Traces, scores: bool = False) -> None:
     gone_on = ((name, site) for name, site in traces.scored() if goes_on(site))
     for side, sites in (("guide", () if scores else traces.drawn()), ("story", [*traces.left(), *gone_on])):
         for name, site in sites:
-            if not reparametrised(site):
+            if not reparametrised(site) and not absent(site):
                 raise Problem(
                     f"the {side} draws {name!r} from {type(site['fn']).__name__}, which cannot be reparametrised",
                     "a pathwise gradient through a discrete draw is noise, and under importance weights points the wrong way",

@@ -93,6 +93,9 @@ def run(
         sees = table if sees is None else sees
         guide = _trace(guide_program, sees.partly_seen(pair), size=size, **sees.call(pair))
         model = _trace(poutine.replay(model_program, guide), table.partly_seen(pair), size=size, **given)
+    for name in pair.entries:
+        if name in model.nodes and name not in table.values and pair.takes_mask(name):
+            model.nodes[name]["infer"]["_absent"] = True
     traces = Traces(model, guide, particles, size)
     _refuse_unobserved(traces, given)
     _refuse(traces)
@@ -147,6 +150,11 @@ def log_prob(site: dict[str, Any]) -> Tensor:
 def seen_rows(site: dict[str, Any]) -> Tensor | None:
     """Where a latent of the guide was observed instead of drawn, (N, 1); None if nowhere."""
     return site["infer"].get("_seen")
+
+
+def absent(site: dict[str, Any]) -> bool:
+    """Whether a site is data that no row has and the story masks: drawn, and nothing depends on the draw."""
+    return bool(site["infer"].get("_absent"))
 
 
 def enumerated(site: dict[str, Any]) -> bool:
