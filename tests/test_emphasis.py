@@ -75,7 +75,7 @@ def test_the_score_gradient_climbs_the_weighted_bound():
     x = data(made)[0]["x"][:3]
     found = []
     for one, gradient in ((made, "score"), (summed, "pathwise")):
-        objective = ppvae.elbo(100, gradient=gradient, likelihood={"x": 2.0})
+        objective = ppvae.elbo(100, gradient=gradient, likelihood={"x": 50.0})
         draws = [
             torch.autograd.grad(at(objective, one, x, seed=s).sum(), one.encoder.logits.bias)[0] for s in range(60)
         ]
