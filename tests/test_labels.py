@@ -15,7 +15,7 @@ from torch import nn
 import ppvae
 from ppvae.door import enter
 from ppvae.evaluate import class_probabilities
-from ppvae.reproduce import labels
+from ppvae.reproduce import few_labels, half_moons
 
 N, C, P = 6, 3, 4
 
@@ -327,13 +327,13 @@ def test_the_class_that_the_guide_gives_is_its_own_law_averaged_over_what_it_dra
 
 def test_few_labels_of_each_class_and_their_share_of_the_table():
     label = torch.arange(40) % 4
-    shown = labels.few(label, 3, seed=1)
+    shown = few_labels.few(label, 3, seed=1)
     assert (label[shown].bincount() == 3).all() and len(shown.unique()) == 12
-    assert not torch.equal(shown, labels.few(label, 3, seed=2))
+    assert not torch.equal(shown, few_labels.few(label, 3, seed=2))
     x = torch.randn(1000, 2)
-    table = labels.repeated(x, torch.arange(1000) % 2, torch.tensor([4, 7]))
+    table = few_labels.repeated(x, torch.arange(1000) % 2, torch.tensor([4, 7]))
     told = ~table["y"].isnan()
-    assert abs(told.double().mean() - labels.SHARE) < 0.01 and torch.equal(table["x"][:1000], x)
+    assert abs(told.double().mean() - few_labels.SHARE) < 0.01 and torch.equal(table["x"][:1000], x)
     assert (
         set(table["y"][told].tolist()) == {0.0, 1.0}
         and (table["x"][told].unique(dim=0) == x[[4, 7]].unique(dim=0)).all()
@@ -356,7 +356,7 @@ def test_the_command_writes_the_table_and_the_pictures(ppvae_, name, pictures):
 
 @pytest.mark.slow  # about a minute
 def test_half_moons_are_told_apart_by_three_labels_a_class():
-    found = labels._moons(0, labels.BUDGETS["cpu"])
+    found = half_moons._moons(0, half_moons.BUDGETS["cpu"])
     assert found["M2", "error %"] < 1 and found["ADGM", "error %"] < 1 < found["nearest label", "error %"]
 
 
