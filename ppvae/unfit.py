@@ -20,7 +20,7 @@ def refuse_unfit(pair: Pair, table: Table) -> None:
     refuse_contradicted(pair, table)
     others = {name: table.masks.get(name) for name in table.values if name != "x" and name in pair.sites(table.values)}
     for name, mask in others.items():
-        if mask is not None and not mask.any() and pair.takes_mask(name):
+        if mask is not None and not mask.any():
             raise Problem(
                 f"{name!r} is absent in every row",
                 "an entry of which nothing was read, or a mask that is inverted (True = observed)",

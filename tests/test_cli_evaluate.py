@@ -104,3 +104,9 @@ def test_means_of_columns_are_held_by_rubins_intervals_where_draws_are_right_and
     assert column_means(torch.where(hidden, fresh + 1, x), x, hidden) == {"columns": 39, "held": 0}
     x[3, 5] = torch.nan  # its truth is not known
     assert column_means(fresh, x, hidden)["columns"] == 38
+
+
+def test_a_story_of_the_mask_is_not_given_other_gaps(ppvae_):
+    ppvae.save(ppvae.make("factor_analysis_not_at_random", features=30, latents=2), "told.pt", data="breast")
+    code, _, err = ppvae_("evaluate", "told.pt", "--hide", 0.5, "--calibrate", "--particles", 20)
+    assert code == 2 and "says itself why entries are missing" in " ".join(err.split())

@@ -373,3 +373,18 @@ def test_the_class_is_completed_where_it_is_not_known():
         post.impute_mean(entry="y")
     with pytest.raises(ppvae.Problem, match="no entry 'z' to complete"):
         post.impute(entry="z")
+
+
+def test_classes_that_no_row_shows_are_refused_by_fit():
+    x, y, _ = labelled()
+    with pytest.raises(ppvae.Problem, match="'y' is absent in every row"):
+        ppvae.fit(
+            made("semi_supervised_vae"), {"x": x, "y": y * torch.nan}, objective=ppvae.semi_supervised(), epochs=1
+        )
+
+
+def test_pictures_are_not_replaced(ppvae_, tmp_path):
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "mine.png").write_bytes(b"mine")
+    code, _, err = ppvae_("reproduce", "half-moons", "--seeds", 1, "--budget", "smoke", "--figures", tmp_path / "p")
+    assert code == 2 and "holds pictures already" in err and (tmp_path / "p" / "mine.png").read_bytes() == b"mine"

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from rich.markup import escape
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
@@ -104,7 +105,7 @@ class Report:
         """One line: what is done now, and the hour at which all will be."""
         left = self.pace * sum(self.expected.values()) - (self.seconds - self.until)
         end = datetime.now() + timedelta(seconds=max(left, 0.0))
-        console.print(f"[dim]{datetime.now():%H:%M:%S}, end about {end:%H:%M}[/]  {text}")
+        console.print(f"[dim]{datetime.now():%H:%M:%S}, end about {end:%H:%M}[/]  {escape(text)}")
 
     def add(self, case: str, records: list[Record]) -> None:
         """Keep the records of one setting, or more of the one before; a setting is shown when it is over."""

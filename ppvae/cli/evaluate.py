@@ -82,6 +82,12 @@ def evaluate(
             )
         refuse_existing(figure, force)
     pair, notes = read(file)
+    if hide and calibrate and pair.hides("x"):
+        raise Problem(
+            f"--hide {hide} with --calibrate, and the story of {file} says itself why entries are missing",
+            "rows that it makes have its own gaps; entries hidden besides would contradict it",
+            "--calibrate without --hide, or --hide without --calibrate",
+        )
     name = data or notes.get("data")
     if name is None:
         raise Problem(f"{file} does not say what it was fitted to", "it was saved from Python", "--data NAME")

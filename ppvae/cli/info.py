@@ -6,7 +6,7 @@ import importlib.metadata
 import inspect
 import os
 
-from rich.table import Table
+from rich.table import Column, Table
 
 import ppvae
 from ppvae import data
@@ -17,7 +17,7 @@ from ppvae.cli.shared import Figures, Json, console, machine
 def list_pairs(json: Json = None) -> None:
     """List the pairs: name, what it is, the options of its `make`."""
     figures = Figures("list", {}, json)
-    table = Table("pair", "what it is", "options")
+    table = Table(Column("pair", no_wrap=True), "what it is", Column("options", overflow="fold"))  # names are copied
     for name in ppvae.names():
         module = maker(name)
         what = (module.__doc__ or "").strip().splitlines()[0]

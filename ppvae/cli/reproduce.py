@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from ppvae.cli.shared import Json, console, machine, refuse_loss
 from ppvae.errors import Problem
@@ -36,9 +36,15 @@ def reproduce(
         refuse_loss(json)
     if figures is not None and figures.exists() and not figures.is_dir():
         raise Problem(f"{figures} is a file", "a folder is needed for the pictures", "--figures FOLDER")
+    if figures is not None and any(figures.glob("*.png")):
+        raise Problem(f"{figures} holds pictures already", "they might be replaced", "--figures of another folder")
     began = time.perf_counter()
     run = Run(seeds, budget, figures, lambda text: console.print(f"{text} ({time.perf_counter() - began:.0f} s)"))
-    cells = make(run)
+    try:
+        cells = make(run)
+    except KeyboardInterrupt:
+        console.print("stopped; a table is written when it is whole" + (f", so there is no {json}" if json else ""))
+        raise typer.Exit(130) from None
     seconds = round(time.perf_counter() - began, 1)
     if budget == "smoke":
         console.print("budget smoke: few rows and a smaller model, not to be compared with what was published")
@@ -48,7 +54,8 @@ def reproduce(
     for source, words in run.data.items():
         console.print(f"{source}: {words}")
     console.print(
-        f"{name}, {seeds} seeds, budget {budget}, {seconds} s" + (f"; figures in {figures}" if figures else "")
+        f"{name}, {seeds} {'seed' if seeds == 1 else 'seeds'}, budget {budget}, {seconds} s"
+        + (f"; figures in {figures}" if figures else "")
     )
     if json is not None:
         record = {
@@ -71,7 +78,7 @@ def _parts(cells: list[Cell]) -> list[Table]:
     found = []
     for shown in (published, *(rest[i : i + 4] for i in range(0, len(rest), 4))):
         if shown:
-            part = Table("", *shown)
+            part = Table(Column("", overflow="fold"), *shown)
             for row in dict.fromkeys(cell.row for cell in cells):
                 part.add_row(row, *(texts.get((row, c), "") for c in shown))
             found.append(part)

@@ -47,13 +47,14 @@ def _figure(ranks: Ranks, coverage: Coverage, draws: int, said: str) -> Any:
         left.plot(level, below - level, color=COLOURS.get(name, LATENT), linewidth=1.2, label=label)
         labels.add(name)
     left.set_xlabel("share of the draws that are smaller")
-    left.set_ylabel("share of the rows, less the even one")
+    left.set_ylabel("share of the rows below that, less the even share")
     left.legend(fontsize=8)
     level, held = coverage.level.numpy(), coverage.coverage.numpy()
     _band(right, level, level, rows)
     right.plot(level, held, color=LATENT)
     right.set_xlabel("credibility of a region around a random point")
     right.set_ylabel("share of the rows whose truth it holds")
+    right.legend(fontsize=8)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(said, fontsize=10)
@@ -71,5 +72,7 @@ def _curves(ranks: Ranks) -> list[tuple[str, np.ndarray]]:
 
 def _band(axes: Any, level: np.ndarray, centre: np.ndarray, rows: int) -> None:
     reach = BAND / rows**0.5
-    axes.fill_between(level, centre - reach, centre + reach, color="#e9edf1", linewidth=0)
-    axes.plot(level, centre, color="#8a949e", linewidth=0.8, linestyle="--")
+    axes.fill_between(
+        level, centre - reach, centre + reach, color="#e9edf1", linewidth=0, label="calibrated, 19 times of 20"
+    )
+    axes.plot(level, centre, color="#8a949e", linewidth=0.8, linestyle="--", label="even")

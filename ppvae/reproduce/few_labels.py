@@ -48,6 +48,7 @@ def classifiers() -> dict[str, Any]:
 
 def side_by_side(run: Run, one: Callable[..., dict[Place, Any]], jobs: list[tuple]) -> list[dict[Place, Any]]:
     """Each seed's result, in the seeds' order, on as many cores as there are."""
+    run.say(f"{len(jobs)} seeds, side by side: the first is told when it is done")
     workers = Parallel(n_jobs=min(len(jobs), os.cpu_count() or 1), return_as="generator")
     found = []
     for scores in workers(delayed(_alone)(one, job) for job in jobs):

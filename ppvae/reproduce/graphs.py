@@ -207,5 +207,5 @@ def _picture(run: Run, name: str, row: str, steps: int) -> None:
     _, codes = fit_codes(pair, data, held_out_links(data.x, 0), reads, steps, 0)[-1]
     centred, known = codes - codes.mean(0), data.label >= 0
     flat = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T
-    figure = scatter(flat[known], data.label[known], f"{name}: E[z | links left, words], two principal axes, by field")
+    figure = scatter(flat[known], data.label[known], f"{name}: mean codes of the nodes, by class; two principal axes")
     save(run, f"vgae-{name}.png", figure)

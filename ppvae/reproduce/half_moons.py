@@ -140,6 +140,6 @@ def _draw_moons(run: Run, x: Tensor, shown: Tensor, label: Tensor, plane: Tensor
         ax.set_xlabel("x1")
     axes[0].set_ylabel("x2")
     axes[0].legend(loc="lower left")
-    figure.colorbar(drawn, ax=list(axes))
+    figure.colorbar(drawn, ax=list(axes), label="q(y = 1 | x)")
     save(run, "labels-moons.png", figure)
     pyplot.close(figure)
