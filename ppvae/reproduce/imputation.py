@@ -3,7 +3,8 @@
 Entries are hidden completely at random (a fifth, a half), or at random given columns that stay observed (a half of the rest as far
 as these allow). Errors are in standard deviations of a column's values. RMSE scores the centre, CRPS the whole law, coverage the
 90 % intervals; a method that gives one value a cell is its own law, and its CRPS is the mean absolute error. Peers draw where
-they can: `IterativeImputer` with BayesianRidge by ``sample_posterior`` under 19 seeds.
+they can: `IterativeImputer` with BayesianRidge by ``sample_posterior`` under 19 seeds. HyperImpute (Jarrett et al. 2022) is among
+them where it is installed.
 
 *Our choice* is the way that scores the least CRPS on a tenth of what was observed, hidden once more for the purpose; its seconds
 include the choice.
@@ -13,6 +14,7 @@ References: Mattei & Frellsen 2019, section 4.2 (protocol); Muzellec et al. 2020
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import time
 import warnings
@@ -143,7 +145,8 @@ def ways_of(spent: Budget) -> dict[str, ways.Way]:
 
 
 def peers(spent: Budget) -> dict[str, Callable[[Tensor, int], ways.Completed]]:
-    """scikit-learn's imputers on standardised columns, in the table's units; one draw twice where there is no law."""
+    """scikit-learn's imputers, and HyperImpute where it is installed, on standardised columns, in the table's units; one draw
+    many times where there is no law."""
     from sklearn.ensemble import RandomForestRegressor
     from sklearn.experimental import enable_iterative_imputer  # noqa: F401
     from sklearn.impute import IterativeImputer, KNNImputer
@@ -166,6 +169,12 @@ def peers(spent: Budget) -> dict[str, Callable[[Tensor, int], ways.Completed]]:
         forest = RandomForestRegressor(spent.trees, max_features="sqrt", random_state=seed)
         return IterativeImputer(forest, max_iter=spent.rounds[1], random_state=seed).fit_transform(z), []
 
+    def hyper(z: np.ndarray, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        import pandas
+        from hyperimpute.plugins.imputers import Imputers
+
+        return Imputers().get("hyperimpute", random_state=seed).fit_transform(pandas.DataFrame(z)).to_numpy(), []
+
     def on_standardised(impute: Callable) -> Callable[[Tensor, int], ways.Completed]:
         def method(x: Tensor, seed: int) -> ways.Completed:
             loc = x.nanmean(0)
@@ -179,4 +188,6 @@ def peers(spent: Budget) -> dict[str, Callable[[Tensor, int], ways.Completed]]:
         return method
 
     found = {"KNNImputer": neighbours, "IterativeImputer, BayesianRidge": ridge, "IterativeImputer, forests": forests}
+    if importlib.util.find_spec("hyperimpute"):
+        found["HyperImpute"] = hyper
     return {name: on_standardised(impute) for name, impute in found.items()}
