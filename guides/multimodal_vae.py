@@ -5,8 +5,8 @@ r"""The guide of an image and its attributes: whichever of them a row has.
     z_n | y_n,o    ~ prod_{a in o} N(mu_a(y_na), sigma_a(y_na)^2) N(0, I) / c      where no entry of x is
     z_n            ~ N(0, I)                                              where nothing is
 
-Rows of one batch may differ. Some of the attributes are enough to say that a row has them; the first network reads them with
-a mask. How a row of x with gaps is read is said by ``encoder``: zero_fill, learned_fill or mask, see `ppvae.nn.encoder`.
+Rows of one batch may differ. Some of the attributes are enough to say that a row has them; the networks read x and attributes
+with a mask beside them, 0 in a gap.
 
 ``ppvae.elbo()`` trains only what the rows call for: of rows that have both, the first network. Objectives that train
 them all are `ppvae.telbo`, `ppvae.jmvae` and `ppvae.bivcca`.
@@ -25,25 +25,19 @@ from ppvae.models.multimodal_vae import Decoder, model
 from torch import Tensor, nn
 
 from ppvae import Pair
-from ppvae.errors import Problem
 from ppvae.nn import encoder as encoder_of
 from ppvae.nn.attributes import AttributeExperts
-from ppvae.nn.encoders import FILLED
 from ppvae.nn.filled import observed
 
 
 class Encoder(nn.Module):
     """q(z | x, y), q(z | x) and q(z | y_o): batch (…, N, 1), event (K,)."""
 
-    def __init__(self, features: int, latents: int, hidden: Sequence[int], classes: Sequence[int], kind: str) -> None:
+    def __init__(self, features: int, latents: int, hidden: Sequence[int], classes: Sequence[int]) -> None:
         super().__init__()
-        if kind not in FILLED:
-            raise Problem(
-                f"encoder is {kind!r}", "rows choose among diagonal Gaussians", f"one of: {', '.join(FILLED)}"
-            )
         self.attributes = AttributeExperts(classes, latents)
-        self.image = encoder_of(kind, features, latents, hidden)
-        self.joint = encoder_of(kind, features + self.attributes.reading.features, latents, hidden)
+        self.image = encoder_of("mask", features, latents, hidden)
+        self.joint = encoder_of("mask", features + self.attributes.reading.features, latents, hidden)
 
     def forward(
         self,
@@ -98,7 +92,6 @@ def make(
     hidden: Sequence[int] = (400, 200),
     likelihood: str = "bernoulli",
     classes: Sequence[int] = (10, 2, 3, 4),
-    encoder: str = "zero_fill",
 ) -> Pair:
     """An image and its attributes; likelihood of the image: bernoulli or normal.
 
@@ -108,11 +101,10 @@ def make(
         hidden: widths, in the encoder's order.
         likelihood: "bernoulli" or "normal".
         classes: C_a of each attribute; digit, size, orientation and location of `ppvae.data.mnist_attributes` by default.
-        encoder: how a row of x with gaps is read.
     """
     return Pair(
         model,
         guide,
         decoder=Decoder(features, latents, hidden, likelihood, classes),
-        encoder=Encoder(features, latents, hidden, classes, encoder),
+        encoder=Encoder(features, latents, hidden, classes),
     )

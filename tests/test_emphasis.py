@@ -107,6 +107,12 @@ def test_a_weight_of_what_is_not_observed():
         ppvae.elbo(likelihood={"y": 2.0})(made, data(made)[0]["x"])
 
 
+def test_a_checkpoint_knows_the_objective_by_its_weights_and_not_by_where_functions_lie():
+    named = {repr(ppvae.elbo(likelihood=w)) for w in (None, {"x": 2.0}, {"x": 3.0}, {"x": balanced})}
+    assert len(named) == 4 and not any(" at 0x" in name for name in named)
+    assert repr(ppvae.elbo(2, likelihood={"x": balanced})).endswith("kl=None, likelihood={'x': balanced})")
+
+
 # --- guides without chance ------------------------------------------------------------------------------
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from ppvae.door import Table, enter
 from ppvae.errors import Problem
 from ppvae.objectives import shaping
-from ppvae.objectives.emphasis import Weight, emphasised, refuse_emphasis
+from ppvae.objectives.emphasis import Weight, emphasised, refuse_emphasis, said_weights
 from ppvae.objectives.holding import held_guide
 from ppvae.objectives.options import refuse_gradient, refuse_particles
 from ppvae.objectives.scores import refuse_enumerated, run_for_scores, score_estimate
@@ -49,7 +49,13 @@ class elbo:  # noqa: N801  (a verb of the library)
     particles: int = 1
     gradient: str = "pathwise"
     kl: shaping.Shape | tuple[shaping.Shape, ...] | None = None
-    likelihood: Mapping[str, Weight] | None = None
+    likelihood: Mapping[str, Weight] | None = field(default=None, repr=False)
+
+    def __repr__(
+        self,
+    ) -> str:  # a checkpoint is known by it: what was not asked for is not in it, nor where a function lies
+        said = f"particles={self.particles}, gradient={self.gradient!r}, kl={self.kl!r}"
+        return f"elbo({said}{said_weights(self.likelihood)})"
 
     def __post_init__(self) -> None:
         refuse_gradient(self.gradient, ("pathwise", "stl", "score"), "elbo")

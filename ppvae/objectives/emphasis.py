@@ -48,6 +48,14 @@ def refuse_emphasis(likelihood: Mapping[str, Weight] | None) -> None:
             )
 
 
+def said_weights(likelihood: Mapping[str, Weight] | None) -> str:
+    """Weights as they stand among an objective's options, functions by name; nothing where there are none."""
+    if likelihood is None:
+        return ""
+    words = (f"{name!r}: {getattr(weight, '__qualname__', weight)}" for name, weight in likelihood.items())
+    return f", likelihood={{{', '.join(words)}}}"
+
+
 def emphasised(traces: Traces, likelihood: Mapping[str, Weight]) -> Traces:
     """The same run, in which the log-probabilities of these observed sites carry weights.
 
