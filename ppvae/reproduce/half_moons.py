@@ -44,9 +44,9 @@ class Budget(NamedTuple):
 
 
 BUDGETS = {"smoke": Budget(600, 2), "cpu": Budget(10_000, 30), "full": Budget(10_000, 200)}
-LATENTS = 1  # an arc has one coordinate; with two, z tells the arcs apart and y is not needed
+LATENTS = 1  # an arc has one coordinate; with two, z could tell the arcs apart by itself
 STARTS = 3  # fits from other first weights, of which that with the highest number in training is kept: no test label is asked
-NAMED = 10.0  # alpha: at 1 an arc may end in the other's class, where the bound is as high
+NAMED = 10.0  # alpha: the six rows that show their class are few beside what the bound asks of all
 
 
 def half_moons(run: Run) -> list[Cell]:
