@@ -4,7 +4,7 @@ r"""The guide of the auxiliary deep generative model: an auxiliary variable, the
     y_n | x_n,o, a_n ~ Categorical(pi(x_n,o, a_n))                                  where y_n is not observed
     z_n | x_n,o, a_n, y_n ~ N(loc(x_n,o, a_n, y_n), diag(scale(x_n,o, a_n, y_n)^2))
 
-As in `ppvae.guides.semi_supervised_vae`, ``labels`` says whether y is enumerated or drawn, and `ppvae.semi_supervised` trains it.
+y is summed out exactly under q, at C runs of the networks. `ppvae.semi_supervised` trains it.
 
 Reference: Maaløe, Sønderby, Sønderby & Winther 2016, eq. 5-10.
 """
@@ -15,7 +15,6 @@ from collections.abc import Sequence
 
 import pyro
 import pyro.distributions as dist
-from ppvae.guides.semi_supervised_vae import how
 from ppvae.models.adgm import Decoder, model
 from torch import Tensor, nn
 
@@ -29,11 +28,9 @@ from ppvae.nn.layers import together
 class Encoder(nn.Module):
     """q(a | x_o), q(y | x_o, a) and q(z | x_o, a, y), a network each; all read the row with the mask beside it, 0 in a gap."""
 
-    def __init__(
-        self, features: int, latents: int, auxiliary: int, classes: int, hidden: Sequence[int], labels: str
-    ) -> None:
+    def __init__(self, features: int, latents: int, auxiliary: int, classes: int, hidden: Sequence[int]) -> None:
         super().__init__()
-        self.classes, self.infer = classes, how(labels)
+        self.classes = classes
         rows, more = 2 * features, 2 * features + auxiliary
         self.auxiliary_net, self.class_net, self.style_net = (mlp(n, hidden) for n in (rows, more, more + classes))
         self.auxiliary = Gaussian([rows, *hidden][-1], auxiliary)
@@ -55,7 +52,7 @@ def guide(encoder: Encoder, x: Tensor, y: Tensor | None = None, mask: Tensor | b
     with pyro.plate("data", len(x), dim=-2):
         a = pyro.sample("a", encoder.a(x, mask))  # (…, N, 1, A)
         if y is None:
-            y = pyro.sample("y", encoder.y(x, a, mask), infer=dict(encoder.infer))  # (…, N, 1)
+            y = pyro.sample("y", encoder.y(x, a, mask), infer={"enumerate": "parallel"})  # (…, N, 1)
         pyro.sample("z", encoder.z(x, a, y, mask))  # (…, N, 1, K)
 
 
@@ -65,15 +62,14 @@ def make(
     hidden: Sequence[int] = (400, 200),
     likelihood: str = "bernoulli",
     classes: int = 10,
-    labels: str = "enumerated",
     auxiliary: int | None = None,
 ) -> Pair:
-    """The auxiliary deep generative model with the classes 0 … classes - 1; ``labels`` "enumerated" or "sampled";
-    ``auxiliary`` coordinates of a, as many as of z by default."""
+    """The auxiliary deep generative model with the classes 0 … classes - 1; ``auxiliary`` coordinates of a,
+    as many as of z by default."""
     auxiliary = latents if auxiliary is None else auxiliary
     return Pair(
         model,
         guide,
         decoder=Decoder(features, latents, auxiliary, classes, hidden, likelihood),
-        encoder=Encoder(features, latents, auxiliary, classes, hidden, labels),
+        encoder=Encoder(features, latents, auxiliary, classes, hidden),
     )

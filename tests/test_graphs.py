@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import joblib
 import numpy as np
@@ -501,6 +502,28 @@ def test_auc_and_average_precision_are_of_the_pairs_held_out():
     held_out = torch.tensor([[True, True, True, False, False, True]])
     auc, precision = reproduce.ranked(codes, x, held_out)
     assert auc == 1 / 3 and precision == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
+
+
+@pytest.mark.parametrize("pair, reads", reproduce.ROWS.values())
+def test_what_is_held_out_moves_no_bit_of_the_codes(pair, reads):
+    torch.set_default_dtype(torch.float32)
+    data = reproduce.blocks()
+    split = held_out_links(data.x, 0)
+    turned = replace(data, x=torch.where(split.mask, data.x, 1 - data.x))
+    found = [reproduce.fit_codes(pair, of, split, reads, 5, 0)[-1][1] for of in (data, turned)]
+    assert torch.equal(*found)
+    seen = split.mask.clone()
+    seen[:, data.x[0].nonzero()[:40, 0]] = False  # what is not held out does
+    assert not torch.equal(found[0], reproduce.fit_codes(pair, data, split._replace(mask=seen), reads, 5, 0)[-1][1])
+
+
+def test_choices_are_made_by_the_pairs_for_choices_and_the_others_are_scored():
+    torch.set_default_dtype(torch.float32)
+    data = reproduce.blocks()
+    split = held_out_links(data.x, 3)
+    (look,) = reproduce._one("blocks", "VGAE", 3, 5)[1]
+    (_, codes), *_ = reproduce.fit_codes("vgae", data, split, True, 5, 3)
+    assert look == (5, reproduce.ranked(codes, data.x, split.valid)[0], *reproduce.ranked(codes, data.x, split.test))
 
 
 def test_the_number_of_steps_is_that_of_the_best_mean_over_splits():

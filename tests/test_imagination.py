@@ -10,7 +10,7 @@ import ppvae
 from ppvae.data.digits import digits_binary
 from ppvae.data.mnist_attributes import CENTRES, COUNTS, NAMES, mnist_attributes, with_attributes
 from ppvae.evaluate.imagination import compositionality, correctness, coverage
-from ppvae.reproduce import imagination
+from ppvae.reproduce import Run, imagination
 from ppvae.reproduce.judge import Judge, judged, taught
 
 NAN = float("nan")
@@ -225,6 +225,63 @@ def test_draws_of_the_prior_under_weights_are_the_posteriors():
             assert (draws[n].mean() - mean).abs() < 5 * draws[n].std() / 400**0.5
     own = imagination.own_draws(pair, asked, 4000)
     assert own.shape == (2, 4000, 1)
+
+
+def test_draws_of_the_guide_are_told_what_is_asked():
+    torch.manual_seed(0)
+    pair = ppvae.make("multimodal_vae", features=4, latents=2, hidden=(8,))
+    with torch.no_grad():
+        pair.encoder.attributes.loc.mul_(20)
+    asked = torch.tensor([[3.0, NAN, 1.0, NAN], [NAN, 0.0, NAN, NAN]])
+    draws = imagination.own_draws(pair, asked, 4000)
+    q = pair.encoder.attributes(pair.encoder.attributes.reading(asked.nan_to_num(), ~asked.isnan())[0])
+    error = draws.std(1) / 4000**0.5
+    assert ((draws.mean(1) - q.mean.squeeze(1)).abs() < 5 * error).all() and q.mean.abs().max() > 0.5
+
+
+def test_what_was_imagined_is_scored_by_what_was_asked(monkeypatch):
+    """A judge that sees big upright threes, top left, in every image."""
+    seen = torch.tensor([3.0, 1.0, 1.0, 0.0])
+    monkeypatch.setattr(imagination, "judged", lambda judge, x: seen.expand(*x.shape[:2], 4))
+    monkeypatch.setattr(imagination, "means", lambda pair, z: z)
+    way = lambda pair, asked, draws: torch.zeros(len(asked), draws, 2)  # noqa: E731
+    concrete, held_out = torch.tensor([[3.0, 1, 1, 0], [3, 1, 0, 1]]), torch.tensor([[3.0, 0, 0, 1], [3, 0, 0, 1]])
+    abstract = torch.tensor([[3.0, NAN, NAN, NAN], [NAN, 0.0, 1.0, NAN]])
+    trained = torch.tensor([[3.0, 1.0, 1.0, 0.0], [5.0, 0.0, 1.0, 2.0]])
+    asked = imagination.Queries(concrete, abstract, imagination.laws(abstract, trained))
+    found = imagination._scored("row", None, way, asked, held_out, trained, 5, None)
+    assert found["row", "correctness, 4 asked"] == 0.75 and found["row", "correctness, 1-3 asked"] == 0.75
+    # 3 asked: all that is open is as in training. Small and upright asked: the row of a 5, none of whose two is seen
+    assert found["row", "coverage, 1-3 asked"] == 0.5 and found["row", "compositionality"] == 0.25
+
+
+def test_the_weight_is_chosen_on_the_queries_kept_for_it(monkeypatch):
+    worth = {1.0: 0.2, 5.0: 0.9, 9.0: 0.4}
+
+    def scored(row, pair, way, asked, held_out, *rest):
+        assert asked == "kept" and held_out is None
+        return {(row, measure): worth[pair] for measure in imagination.MEASURES[:3]}
+
+    monkeypatch.setattr(imagination, "_fitted", lambda run, spent, name, rows, weight, epochs, seed: weight)
+    monkeypatch.setattr(imagination, "_scored", scored)
+    spent = imagination.BUDGETS["smoke"]._replace(weights=tuple(worth))
+    assert imagination._weight(None, spent, {"y": None}, "kept", None, 0) == 5.0
+
+
+def test_the_judge_is_taught_other_placements_in_each_pass_and_no_test_row(monkeypatch):
+    shown = []
+
+    def remembers(judge, rows, *rest):
+        shown.append(rows["x"])
+        return "judge"
+
+    monkeypatch.setattr(imagination, "taught", remembers)
+    monkeypatch.setattr(imagination, "judged", lambda judge, x: torch.zeros(len(x), 4))
+    spent = imagination.BUDGETS["smoke"]._replace(taught=2)
+    _, able = imagination._judge(Run(seeds=1, budget="smoke"), spent, 0)
+    assert len(shown) == 2 and not torch.equal(*shown) and len(able) == 4
+    for epoch, rows in enumerate(shown):
+        assert torch.equal(rows, imagination.images("smoke", spent, "iid", 1000 + epoch).rows("train")["x"])
 
 
 def test_the_judge_learns_to_read_location():

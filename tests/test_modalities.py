@@ -316,6 +316,61 @@ def test_jmvae_subtracts_the_divergences_in_closed_form():
     assert torch.allclose(value, joint - 0.3 * away, atol=1e-10)
 
 
+def test_the_divergences_of_jmvae_move_both_of_their_guides():
+    pair, entries = toy(), gaussian_data()
+    row = torch.cat([entries["x"], entries["y"]], 1)
+    torch.manual_seed(5)
+    bound = ppvae.elbo()(pair, entries).sum()
+    torch.manual_seed(5)
+    ours = gradients(pair, jmvae(0.3)(pair, entries).sum() - bound)
+    away = 0.0
+    for name, seen in (("x", [1, 1, 1, 0, 0]), ("y", [0, 0, 0, 1, 1])):
+        of = [torch.distributions.Normal(*pair.encoder(*a)) for a in (("xy", row), (name, row * torch.tensor(seen)))]
+        away = away + torch.distributions.kl_divergence(*of).sum()
+    wanted = gradients(pair, -0.3 * away)
+    for name in (name for name, g in wanted.items() if g is not None):
+        assert torch.allclose(ours[name], wanted[name], atol=1e-10), name
+    assert {name[-1] for name, g in wanted.items() if g is not None and g.abs().max() > 0.01} == {"x", "y"}
+
+
+def partly(w, x=None, y=None, z=None, mask=True, mask_y=True, *, size=1):
+    """A number for x and y each, of a latent number that some rows show."""
+    size = next((len(v) for v in (x, y, z) if v is not None), size)
+    with pyro.plate("data", size, dim=-2):
+        z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0), obs=z)  # (…, N, 1)
+        with poutine.mask(mask=mask_y):
+            pyro.sample("y", dist.Normal(z * w.slope, 0.5), obs=y)
+        with poutine.mask(mask=mask):
+            return pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def asks_for_z(w, x=None, y=None, z=None, mask=True, mask_y=True, *, size=1):
+    if z is None:
+        size = next((len(v) for v in (x, y) if v is not None), size)
+        loc = sum(v * s for v, s in zip((x, y), w.shares, strict=True) if v is not None)
+        with pyro.plate("data", size, dim=-2):
+            pyro.sample("z", dist.Normal(loc, 0.7))
+
+
+class Shares(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.slope, self.shares = nn.Parameter(torch.tensor(1.3)), nn.Parameter(torch.tensor([0.4, 0.8]))
+
+
+def test_no_divergence_is_charged_where_the_latent_was_seen():
+    pair = ppvae.Pair(partly, asks_for_z, w=Shares())
+    entries = {"x": torch.randn(6, 1), "y": torch.randn(6, 1), "z": torch.randn(6, 1)}
+    entries["z"][::2] = NAN
+    found = []
+    for objective in (ppvae.elbo(), jmvae(1.0, entries=("x", "y"))):
+        torch.manual_seed(5)
+        found.append(objective(pair, entries))
+    away = ((0.4 * entries["x"]) ** 2 + (0.8 * entries["y"]) ** 2) / (2 * 0.7**2)  # of the other modality's share
+    wanted = torch.where(entries["z"].isnan(), away, 0.0).squeeze(1)
+    assert torch.allclose(found[0] - found[1], wanted, atol=1e-10) and wanted[::2].max() > 0.01
+
+
 def _dense(loc, scale):
     return loc, torch.diag_embed(scale**2)
 
@@ -367,6 +422,12 @@ def test_weights_stand_before_the_log_probabilities():
         value = objective(pair, entries)
         assert (value.mean() - exactly).abs() < 5 * value.std() / math.sqrt(len(value))
         assert objective.unit is None
+    exactly = 0.5 * sum(
+        bound_of(pair.decoder, *pair.encoder(name, row * torch.tensor(keep)), row, torch.ones(1, 5), weight)
+        for name, keep in (("x", [1, 1, 1, 0, 0]), ("y", [0, 0, 0, 1, 1]))
+    )
+    value = bivcca(0.5, {"y": 4.0})(pair, entries)
+    assert (value.mean() - exactly).abs() < 5 * value.std() / math.sqrt(len(value))
     assert (
         telbo().unit == jmvae().unit == bivcca().unit == "nats per row" and bivcca(likelihood={"y": 2.0}).unit is None
     )

@@ -130,6 +130,7 @@ class Posterior(Blocks):
             Problem: a global latent, dependent features, data that hang on x, a guide without a density.
         """
         refuse_settings(self.global_latents, draws, burn_in, gap)
+        self._refuse_no_x()
         with self.evaluating():
             parts = [
                 chain(self.pair, rows, *Posterior(self.pair, rows)._start(), draws, burn_in, gap, metropolis)
@@ -188,6 +189,7 @@ class Posterior(Blocks):
             draws: S.
         """
         refuse_count("draws", draws)
+        self._refuse_no_x()
         latents, complete, scores, priors = [], [], [], []
         with self.evaluating():
             for rows in self.row_blocks(self._pool(draws, None)):
@@ -216,6 +218,7 @@ class Posterior(Blocks):
             draws: S.
         """
         refuse_count("draws", draws)
+        self._refuse_no_x()
         blocks = self.row_blocks(self._pool(draws, None))
         export.write(path, (Posterior(self.pair, rows).to_datatree(draws) for rows in blocks), len(self.table))
 
@@ -300,6 +303,14 @@ class Posterior(Blocks):
                 f"the latent {min(self.global_latents)!r} is global, and the story goes on from what is missing",
                 "all rows share it, so no row has a weight, and without weights nothing says why entries are missing",
                 "NUTS on the story",
+            )
+
+    def _refuse_no_x(self) -> None:
+        if "x" not in self.table.values:
+            raise Problem(
+                "the data have no entry 'x'",
+                "a chain and a file of draws complete x",
+                f"beside what is known, x of NaN: {{'x': torch.full(({len(self.table)}, D), torch.nan), …}}",
             )
 
     def _refuse_entry(self, entry: str) -> None:

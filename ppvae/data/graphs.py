@@ -83,8 +83,8 @@ class HeldOut(NamedTuple):
 def graph(name: str, *, folder: str | Path | None = None) -> Graph:
     """Load a citation network: documents, who cites whom either way, the words that each holds (0 or 1), and its field.
 
-    cora: 2708 nodes, 5278 links, 1433 words. citeseer: 3327 nodes, 4552 links, 3703 words; 48 nodes have no link, and 15 of
-    these neither words nor a label.
+    cora: 2708 nodes, 5278 links, 1433 words. citeseer: 3327 nodes, 4552 links, 3703 words; 48 nodes have no link, 15
+    others neither words nor a label.
 
     Args:
         name: "cora" or "citeseer".
@@ -244,7 +244,7 @@ def _refuse_row(x: Any) -> None:
 def _share(name: str, share: float, links: int) -> int:
     """So many links, rounded down."""
     fine = isinstance(share, (int, float)) and not isinstance(share, bool) and 0 <= share < 1
-    count = int(share * links) if fine else 0
+    count = int(share * links + 1e-9) if fine else 0  # 0.29 * 100 is 28.999…
     if not fine or (share and not count):
         cause = f"it is a share of the {links} links, 0 <= {name} < 1" + (", and rounds to none" if fine else "")
         raise Problem(f"{name} is {share!r}", cause, f"{name}=0.1, or 0 to hold out none")

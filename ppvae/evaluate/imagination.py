@@ -39,7 +39,8 @@ def coverage(predicted: Any, mask: Any, truth: Sequence[Any]) -> Tensor:
     .. math:: \frac{1}{|M|} \sum_{k \in M} (1 - JS(p_k, q_k)), \quad
         JS(p, q) = \tfrac12 KL(p \| \tfrac{p + q}{2}) + \tfrac12 KL(q \| \tfrac{p + q}{2})
 
-    with p_k the samples' frequencies and KL in bits: 1 where they are equal, 0 where they share no value.
+    with p_k the samples' frequencies and KL in bits: 1 where they are equal, 0 where they share no value. Frequencies of few
+    draws differ from their own law: perfect draws of 10 equal classes have 0.89 in the mean at S = 20, 0.98 at S = 100.
 
     Args:
         predicted: codes that the classifier found, (…, S, A).

@@ -102,23 +102,24 @@ class elbo:  # noqa: N801  (a verb of the library)
         return self.traced(pair, table, done)[:2]
 
     def traced(self, pair: Pair, table: Table, done: shaping.Done = 1.0) -> tuple[Tensor, ElboTerms, Traces]:
-        """The same, and the run."""
+        """The same, and the run, in which the guide's parameters are free whatever the gradient."""
         if self.gradient == "score":
             return self._scored(pair, table, done)
         traces = run(pair, table, self.particles)
         refuse_dead_gradients(traces)
+        scored = traces
         if self.gradient == "stl":
             refuse_enumerated(traces)
-            traces = held_guide(pair, table, traces) if torch.is_grad_enabled() else traces
+            scored = held_guide(pair, table, traces) if torch.is_grad_enabled() else traces
         closed = self.gradient == "pathwise" and not pair.exact
-        terms = terms_of(traces, table, closed)
+        terms = terms_of(scored, table, closed)
         if self.kl is None and self.likelihood is None:
             return terms.elbo, terms, traces
-        weighted = terms if self.likelihood is None else terms_of(emphasised(traces, self.likelihood), table, closed)
+        weighted = terms if self.likelihood is None else terms_of(emphasised(scored, self.likelihood), table, closed)
         if self.kl is None:
             return weighted.elbo, terms, traces
         _refuse_no_kl(terms, self.kl)
-        kl = unit_kl(traces) if self._floor and self._floor.per == "unit" else weighted.kl
+        kl = unit_kl(scored) if self._floor and self._floor.per == "unit" else weighted.kl
         return weighted.likelihood - shaping.penalty(shaping.shapes_of(self.kl), kl, done), terms, traces
 
     def _scored(self, pair: Pair, table: Table, done: shaping.Done) -> tuple[Tensor, ElboTerms, Traces]:

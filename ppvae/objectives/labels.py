@@ -16,7 +16,7 @@ from ppvae.objectives.shaping import Done
 from ppvae.pair import Pair
 from ppvae.tracing.enumeration import expected_each
 from ppvae.tracing.terms import ElboTerms, weights_of
-from ppvae.tracing.traces import Traces, by_row, enumerated, log_prob
+from ppvae.tracing.traces import Traces, by_row, enumerated, is_global, log_prob
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,20 @@ class semi_supervised:  # noqa: N801  (a verb of the library)
         if first or traces.particles == 1:
             labelled = bound + self.alpha * log_r.mean(0)
         else:
-            self._refuse_weighted()
+            self._refuse_weighted(traces)
             f = _each(traces) - log_r
             total = log_r.logsumexp(0) - math.log(traces.particles)
             labelled = (log_r.softmax(0) * f).sum(0) + (1 + self.alpha) * total
         return torch.where(seen.squeeze(-1), self.gamma * labelled, bound), terms
 
-    def _refuse_weighted(self) -> None:
+    def _refuse_weighted(self, traces: Traces) -> None:
         bound = self.bound
+        for name in (name for name, site in traces.drawn() if is_global(site)):
+            raise Problem(
+                f"the guide draws other latents before {self.site!r}, and {name!r} is global",
+                f"rows that show {self.site!r} weigh their draws by one another, and {name!r} is no row's own",
+                "one particle",
+            )
         if bound.gradient != "pathwise" or bound.kl is not None or bound.likelihood is not None:
             raise Problem(
                 f"the guide draws other latents before {self.site!r}, and the bound is {bound!r}",

@@ -30,7 +30,7 @@ from ppvae.objectives.entries import Weights, entered, rows_with, scored_alone, 
 from ppvae.objectives.holding import free, frozen
 from ppvae.pair import Pair
 from ppvae.tracing.terms import is_point, refuse_dead_gradients, terms_of
-from ppvae.tracing.traces import Traces, by_row, is_global, log_prob, run
+from ppvae.tracing.traces import Traces, by_row, enumerated, is_global, log_prob, run, seen_rows
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,15 @@ def _away(traces: Traces, other: poutine.Trace) -> Tensor:
         )
     total = torch.zeros(())
     for name in names:
-        total = total + by_row(_site_kl(drawn[name], other.nodes[name]), traces).mean(0)
+        if enumerated(drawn[name]):
+            raise Problem(
+                f"the guide enumerates {name!r}",
+                "its KL from another guide's is not summed over what hangs on it",
+                "ppvae.telbo(), or a guide that draws it",
+            )
+        away, seen = _site_kl(drawn[name], other.nodes[name]), seen_rows(drawn[name])
+        away = away if seen is None else torch.where(seen, 0.0, away)  # nothing was drawn where it was seen
+        total = total + by_row(away, traces).mean(0)
     return total.expand(traces.rows)
 
 

@@ -8,7 +8,7 @@ and logistic regression, on the same inputs.
 Pictures (``--figures``), of seed 0: digits drawn under each class, one style a row; the styles' and M1's codes, two principal
 components by class.
 
-Budgets: cpu, 60,000 rows, 10 passes of M2 and 40 of M1+M2; full, 100 and 400, wider networks.
+Budgets: cpu, 60,000 rows, 10 passes of M2 and 20 of M1+M2; full, 100 and 400, wider networks.
 
 References: Kingma, Rezende, Mohamed & Welling 2014, table 1; Narayanaswamy et al. 2017.
 """
@@ -47,7 +47,7 @@ class Budget(NamedTuple):
 
 BUDGETS = {
     "smoke": Budget("digits_binary", 600, (2, 2, 2), (32,), 10),
-    "cpu": Budget("mnist", 60_000, (20, 10, 40), (400,), 10),
+    "cpu": Budget("mnist", 60_000, (20, 10, 20), (400,), 10),
     "full": Budget("mnist", 60_000, (200, 100, 400), (600, 600), 10),
 }
 
