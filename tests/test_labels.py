@@ -404,7 +404,7 @@ def test_a_class_that_the_story_masks_is_no_class_to_be_named():
 
 def test_a_guide_told_how_to_go_about_y():
     with pytest.raises(ppvae.Problem, match="labels is 'summed'"):
-        ppvae.make("adgm", features=4, latents=2, labels="summed")
+        ppvae.make("semi_supervised_vae", features=4, latents=2, labels="summed")
 
 
 def test_the_class_that_the_guide_gives_is_its_own_law_averaged_over_what_it_draws_first():
