@@ -12,6 +12,7 @@ import torch
 import ppvae
 from ppvae.data import graphs as data
 from ppvae.data.graphs import graph, graph_pairs, held_out_links
+from ppvae.machine import own_generators
 from ppvae.nn.graphs import nodes_of, smooth
 from ppvae.reproduce import Run
 from ppvae.reproduce import graphs as reproduce
@@ -515,6 +516,21 @@ def test_what_is_held_out_moves_no_bit_of_the_codes(pair, reads):
     seen = split.mask.clone()
     seen[:, data.x[0].nonzero()[:40, 0]] = False  # what is not held out does
     assert not torch.equal(found[0], reproduce.fit_codes(pair, data, split._replace(mask=seen), reads, 5, 0)[-1][1])
+
+
+def test_of_several_first_weights_the_best_go_on(monkeypatch):
+    torch.set_default_dtype(torch.float32)
+    monkeypatch.setattr(reproduce, "TRIED", 2)
+    data = reproduce.blocks()
+    split = held_out_links(data.x, 0)
+    with own_generators(1):
+        starts = [reproduce.Start("gae", data, split, True) for _ in range(reproduce.STARTS)]
+    for start in starts:
+        start.go_on(2)
+    best = max(range(len(starts)), key=lambda i: starts[i].number)
+    found = reproduce.fit_codes("gae", data, split, True, 4, 1)
+    assert [step for step, _ in found] == [2, 4] and len({start.number for start in starts}) == len(starts)
+    assert torch.equal(found[0][1], starts[best].found[0][1]) and not torch.equal(found[0][1], found[1][1])
 
 
 def test_choices_are_made_by_the_pairs_for_choices_and_the_others_are_scored():

@@ -4,11 +4,12 @@ A tenth of the links and as many pairs without one are held out to be scored, a 
 training. A pair's score is E_q[z_i] · E_q[z_j], whose sigmoid is its probability; AUC and average precision (AP) are of the
 links held out against the pairs held out beside them. As published: Adam on the whole graph, its rate 0.01, one hidden layer of
 32 units, 16 latents, `ppvae.balanced` weights, the KL counted once (VGAE) or not at all (GAE), 0 and 1 as words, and each node
-linked to itself. In three things we differ. What is held out is missing, and was scored as not linked there. As many of 300
-steps are taken, the same number on every split, as bring the AUC of the pairs held out for choices highest in the mean over
-splits; 200 were taken there. And without features, where each node has weights that only its own links move, the rate is 0.03:
-on three splits of Cora 200 steps with it brought the AUC of the pairs held out for choices from 0.853 to 0.858. "AUC after all"
-is that after all 300 steps.
+linked to itself. In four things we differ. What is held out is missing, and was scored as not linked there. Of three first
+weights those go on that have the highest number in training after 40 steps: with some a fit stays far behind. Without features,
+where each node has weights that only its own links move, the rate is 0.03: on three splits of Cora 200 steps with it brought the
+AUC of the pairs held out for choices from 0.853 to 0.858. And as many of 300 steps are taken, the same number on every split, as
+bring the AUC of the pairs held out for choices highest in the mean over splits; 200 were taken there. "AUC after all" is that
+after all 300.
 
 Budgets: cpu and full are the same, ten splits, of which each seed is one; smoke a made-up graph of blocks.
 
@@ -18,6 +19,7 @@ Reference: Kipf & Welling 2016, table 1.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -59,6 +61,7 @@ REFERENCE = {
 LATENTS, HIDDEN = 16, (32,)
 RATES = {True: 0.01, False: 0.03}  # of Adam, with features and without
 LOOK = 20  # steps between looks
+STARTS, TRIED = 3, 40  # first weights, and the steps after which the best of them go on
 
 
 @dataclass(frozen=True)
@@ -164,19 +167,41 @@ def _one(name: str, row: str, seed: int, steps: int) -> tuple[tuple[str, str, in
 
 def fit_codes(pair: str, data: Graph, split: HeldOut, reads: bool, steps: int, seed: int) -> list[tuple[int, Tensor]]:
     """Fit a pair of the catalogue to a graph: steps taken and the mean codes E_q[z] (n, K) then, every so many steps."""
-    entries = {"x": data.x} | ({"nodes": data.attributes} if reads else {})
-    found = []
     with own_generators(seed):
+        starts = [Start(pair, data, split, reads) for _ in range(STARTS)]
+        for start in starts:
+            start.go_on(min(TRIED, steps))
+        best = max(starts, key=lambda start: start.number)
+        best.go_on(steps)
+    return best.found
+
+
+class Start:
+    """One fit from first weights of its own.
+
+    Attributes:
+        number: what it maximises, in its last step.
+        found: steps taken and the codes then.
+    """
+
+    def __init__(self, pair: str, data: Graph, split: HeldOut, reads: bool) -> None:
         F = data.attributes.shape[-1] if reads else None
-        made = ppvae.make(pair, data.x.shape[1], LATENTS, hidden=HIDDEN, attributes=F)
-        table = enter(made, entries, split.mask)
-        update = Update(made, as_published(KL_WEIGHT[pair]), list(made.parameters()), RATES[reads])
-        for step in range(1, steps + 1):
-            update(table, torch.tensor((step - 1) / steps, dtype=torch.float64))
-            if step % LOOK == 0 or step == steps:
+        self.pair = ppvae.make(pair, data.x.shape[1], LATENTS, hidden=HIDDEN, attributes=F)
+        self.seen = (data.x, split.mask, data.attributes if reads else None)
+        entries = {"x": data.x} | ({"nodes": data.attributes} if reads else {})
+        self.table = enter(self.pair, entries, split.mask)
+        self.update = Update(self.pair, as_published(KL_WEIGHT[pair]), list(self.pair.parameters()), RATES[reads])
+        self.steps, self.number, self.found = 0, -math.inf, []
+
+    def go_on(self, steps: int) -> None:
+        """Until so many steps are taken."""
+        while self.steps < steps:
+            number = self.update(self.table, torch.tensor(0.0, dtype=torch.float64))
+            self.steps += 1
+            if self.steps % LOOK == 0 or self.steps == steps:
+                self.number = float(number[0])
                 with torch.no_grad():
-                    found.append((step, made.encoder(data.x, split.mask, entries.get("nodes")).mean[0, 0]))
-    return found
+                    self.found.append((self.steps, self.pair.encoder(*self.seen).mean[0, 0]))
 
 
 def ranked(codes: Tensor, x: Tensor, held_out: Tensor) -> tuple[float, float]:
