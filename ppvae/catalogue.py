@@ -12,8 +12,10 @@ from typing import Any
 import torch
 
 from ppvae.errors import Problem
-from ppvae.files import write_whole
+from ppvae.files import read_record, write_record
 from ppvae.pair import Pair
+
+RUN = "pair.pt", "best.pt", "last.pt"  # of a run folder, what is read first
 
 
 def names() -> tuple[str, ...]:
@@ -73,38 +75,40 @@ def save(pair: Pair, path: str | Path, **notes: Any) -> None:
             "a file keeps a name and arguments, not code",
             "put it into guides/ as a module with a make(), or torch.save(pair.state_dict(), path)",
         )
-    name, arguments = pair._built
+    write_record(path, record_of(pair) | {"notes": notes})
+
+
+def record_of(pair: Pair) -> dict[str, Any]:
+    """What a file keeps of a pair; of one that `make` did not build the parameters alone."""
+    name, arguments = pair._built or (None, {})
     dtype = str(next((p.dtype for p in pair.parameters()), torch.float32)).removeprefix("torch.")
-    record = {
-        "ppvae": 1,
-        "name": name,
-        "arguments": arguments,
-        "dtype": dtype,
-        "state": pair.state_dict(),
-        "notes": notes,
-    }
-    write_whole(path, lambda draft: torch.save(record, draft))
+    state = pair.state_dict()
+    return {"ppvae": 2, "name": name, "arguments": arguments, "dtype": dtype, "state": state, "notes": {}}
 
 
 def load(path: str | Path) -> Pair:
-    """Read a pair that `save` wrote, on the CPU, with ``weights_only=True``: no code in the file is run."""
+    """Read a pair that `save` wrote, on the CPU, with ``weights_only=True``: no code in the file is run.
+
+    Of a run folder (``fit(checkpoint=…)``): the pair at the end, or else with the best held-out bound, or else at the last
+    checkpoint.
+    """
     return read(path)[0]
 
 
 def read(path: str | Path) -> tuple[Pair, dict[str, Any]]:
     """Read a pair and the notes kept beside it."""
-    if not Path(path).is_file():
-        raise Problem(f"there is no file {path}", "a misspelt path, or nothing was saved", "ppvae fit … --output FILE")
-    try:
-        record = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged zip, a pickle with code, another format: torch raises many kinds
-        raise Problem(
-            f"{path} cannot be read",
-            f"not a file of ppvae.save, or damaged ({type(error).__name__})",
-            "save it again with ppvae.save(pair, path)",
-        ) from error
-    if not isinstance(record, dict) or record.get("ppvae") != 1:
+    path = Path(path)
+    if path.is_dir():
+        path = next((path / name for name in RUN if (path / name).is_file()), path / RUN[0])
+    record = read_record(path, sealed=lambda record: record.get("ppvae") != 1)  # those had none
+    if record.get("ppvae") not in (1, 2):
         raise Problem(f"{path} does not hold a pair", "a file of something else", "save it with ppvae.save(pair, path)")
+    if record["name"] is None:
+        raise Problem(
+            f"the pair in {path} was not built by ppvae.make",
+            "a file keeps a name and arguments, not code",
+            "build it, and pair.load_state_dict(torch.load(path, weights_only=True)['state'])",
+        )
     pair = make(record["name"], **record["arguments"]).to(getattr(torch, record["dtype"]))
     try:
         pair.load_state_dict(record["state"])

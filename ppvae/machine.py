@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,6 +36,19 @@ def device_of(device: str | torch.device) -> torch.device:
             "the device is cuda and torch sees no GPU", "no GPU here, or a CPU build of torch", "device='auto'"
         )
     return device
+
+
+def machine() -> dict[str, Any]:
+    """The machine in words: processor, cores, GPU, and the versions that figures depend on."""
+    return {
+        "system": platform.platform(terse=True),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        **{name: version(name) for name in ("pyro-ppl", "numpy", "ppvae")},
+    }
 
 
 def free_bytes(device: torch.device) -> int | None:

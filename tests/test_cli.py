@@ -43,7 +43,7 @@ def test_fit_then_evaluate_gives_the_same_figures(ppvae_):
     fitted = json.load(open("fit.json"))["results"]
     assert fitted["training"]["step"] == "staged" and len(fitted["training"]["history"]) == 2
     assert "dynamic" in fitted["test"]["scaling"] and fitted["test"]["rows"] == 40 and fitted["test"]["particles"] == 50
-    assert ppvae_("evaluate", "vae-digits_binary.pt", "--json", "evaluate.json", *words)[0] == 0
+    assert ppvae_("evaluate", "vae-digits_binary", "--json", "evaluate.json", *words)[0] == 0
     again = json.load(open("evaluate.json"))["results"]
     assert {k: v for k, v in again.items() if k != "seconds"} == {
         k: v for k, v in fitted["test"].items() if k != "seconds"
@@ -54,19 +54,18 @@ def test_fit_then_evaluate_gives_the_same_figures(ppvae_):
 def test_hidden_entries_are_imputed_and_scored(ppvae_):
     """The figures of the command are those of the exact conditional, up to its 1000 draws of z."""
     assert (
-        ppvae_("fit", "factor_analysis_exact", "--data", "breast", "--latents", 3, "--epochs", 40, "-o", "fa.pt")[0]
-        == 0
+        ppvae_("fit", "factor_analysis_exact", "--data", "breast", "--latents", 3, "--epochs", 40, "-o", "fa")[0] == 0
     )
-    assert ppvae_("evaluate", "fa.pt", "--rows", 0, "--hide", 0.4, "--seed", 5, "--json", "e.json")[0] == 0
+    assert ppvae_("evaluate", "fa", "--rows", 0, "--hide", 0.4, "--seed", 5, "--json", "e.json")[0] == 0
     found = json.load(open("e.json"))["results"]["imputation"]
-    x, fitted = ppvae.data.load("breast").rows("test"), ppvae.load("fa.pt").decoder
+    x, fitted = ppvae.data.load("breast").rows("test"), ppvae.load("fa").decoder
     hidden = torch.rand(x.shape, generator=torch.Generator().manual_seed(5)) < 0.4
     with torch.no_grad():
         best = exact.impute_mean(fitted.W, fitted.loc, fitted.scale, x, ~hidden)
     assert found["entries"] == int(hidden.sum())
     assert math.isclose(found["rmse"], float((best - x)[hidden].square().mean().sqrt()), rel_tol=0.01)
     assert 0 < found["crps"] < found["rmse"] and 0.5 < found["coverage"] <= 1
-    code, _, err = ppvae_("evaluate", "fa.pt", "--hide", 1e-7)
+    code, _, err = ppvae_("evaluate", "fa", "--hide", 1e-7)
     assert code == 2 and "hides none" in err
 
 
@@ -107,27 +106,32 @@ def test_fit_is_interrupted_and_goes_on(ppvae_, monkeypatch):
         "--particles",
         20,
     )
-    assert ppvae_(*words, "-o", "whole.pt")[0] == 0
+    assert ppvae_(*words, "-o", "whole")[0] == 0
     from ppvae.fitting import checkpoint
 
-    write = checkpoint.Checkpoint.write
+    add = checkpoint.Checkpoint.add
 
     def stop(self, record):
-        write(self, record)
-        if record["epoch"] == 2:
+        add(self, record)
+        if record["epoch"] in (2, 3):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint.Checkpoint, "write", stop)
-    code, _, err = ppvae_(*words, "-o", "cut.pt")
-    assert code == 130 and "goes on from" in err
-    monkeypatch.setattr(checkpoint.Checkpoint, "write", write)
-    code, _, err = ppvae_(*words, "-o", "cut.pt")
-    assert code == 0 and "going on from" in err
-    whole, cut = ppvae.load("whole.pt").state_dict(), ppvae.load("cut.pt").state_dict()
+    monkeypatch.setattr(checkpoint.Checkpoint, "add", stop)
+    code, _, err = ppvae_(*words, "-o", "cut")
+    assert code == 130 and "stopped; ppvae fit --resume cut goes on" in err
+    code, _, err = ppvae_(*words, "-o", "cut", "--seed", 3)
+    assert code == 2 and "holds a run of another command: seed was 0" in err
+    code, _, err = ppvae_("fit", "--resume", "cut", "--epochs", 9)
+    assert code == 2 and "--resume stands beside epochs" in err
+    assert ppvae_(*words, "-o", "cut")[0] == 130  # the same command goes on too
+    monkeypatch.setattr(checkpoint.Checkpoint, "add", add)
+    code, out, err = ppvae_("fit", "--resume", "cut")
+    assert code == 0 and "going on in cut" in err and "saved to cut" in out
+    whole, cut = ppvae.load("whole").state_dict(), ppvae.load("cut").state_dict()
     assert all(torch.equal(whole[k], cut[k]) for k in whole)
-    import pathlib
-
-    assert not list(pathlib.Path().glob("*.ckpt"))
+    code, _, err = ppvae_("fit", "--resume", "cut")
+    assert code == 2 and "is finished" in err
+    assert ppvae_(*words, "-o", "cut")[0] == 2 and ppvae_(*words, "-o", "cut", "--force")[0] == 0
 
 
 def test_impute_completes_a_table_and_leaves_what_was_there(ppvae_):
@@ -247,7 +251,10 @@ def bad_tables():
         (("fit", "vae", "--learning-rate", "-1"), "learning_rate"),
         (("fit", "vae", "--epochs", "0"), "epochs"),
         (("fit", "vae", "--json", "nowhere/a.json"), "nowhere"),
-        (("fit", "vae", "-o", "good.csv"), "exists"),
+        (("fit", "vae", "-o", "good.csv"), "is a file"),
+        (("fit",), "no pair is named"),
+        (("fit", "--resume", "nowhere"), "nowhere holds no run"),
+        (("evaluate", "."), "pair.pt"),
         (("evaluate", "absent.pt"), "absent.pt"),
         (("evaluate", "good.csv"), "cannot be read"),
         (("dance",), "dance"),

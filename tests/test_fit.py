@@ -125,18 +125,15 @@ def test_an_interrupted_fit_goes_on_bit_for_bit(tmp_path):
 
     cut = pair("vae", features=6)
     with pytest.raises(Interrupted):
-        ppvae.fit(cut, x, epochs=6, batch_size=16, held_out=0.2, checkpoint=tmp_path / "run.ckpt", redraw=bernoulli)
+        ppvae.fit(cut, x, epochs=6, batch_size=16, held_out=0.2, checkpoint=tmp_path / "run", redraw=bernoulli)
     again = pair("vae", features=6, seed=9)
     resumed = ppvae.fit(
-        again, x, epochs=6, batch_size=16, held_out=0.2, checkpoint=tmp_path / "run.ckpt", redraw=lambda p: p
+        again, x, epochs=6, batch_size=16, held_out=0.2, checkpoint=tmp_path / "run", redraw=lambda p: p
     )
     assert [r["bound"] for r in resumed.history] == [r["bound"] for r in undisturbed.history]
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True))
     with pytest.raises(ppvae.Problem, match="another fit"):
-        ppvae.fit(again, x, epochs=7, batch_size=16, held_out=0.2, checkpoint=tmp_path / "run.ckpt")
-    (tmp_path / "run.ckpt").write_bytes(b"half of it")
-    with pytest.raises(ppvae.Problem, match="cannot be read"):
-        ppvae.fit(again, x, epochs=6, checkpoint=tmp_path / "run.ckpt")
+        ppvae.fit(again, x, epochs=7, batch_size=16, held_out=0.2, checkpoint=tmp_path / "run")
 
 
 def test_ctrl_c_keeps_the_parameters_of_the_last_whole_epoch():
@@ -433,7 +430,7 @@ def test_rows_held_out_are_not_trained_on():
 
     split = Rows.enter(pair("factor_analysis_exact", features=6), rows(N=40), None, None, 0.25)
     assert sorted([*split.train.tolist(), *split.aside.tolist()]) == list(range(40)) and len(split.aside) == 10
-    assert sum(len(batch) for batch in split.batches(7)) == 30
+    assert sum(len(batch) for batch in split.batches(split.order(), 7)) == 30
 
 
 @pytest.mark.parametrize("redraw", [None, lambda p: p.round()])
@@ -441,7 +438,7 @@ def test_a_checkpoint_of_other_data_or_another_mask_is_refused(tmp_path, redraw)
     x = torch.rand(30, 6)
     mask = torch.rand(30, 6) > 0.3
     mask[:, 0] = True
-    options = {"epochs": 1, "batch_size": 30, "checkpoint": tmp_path / "a.ckpt", "redraw": redraw}
+    options = {"epochs": 1, "batch_size": 30, "checkpoint": tmp_path / "a", "redraw": redraw}
     made = pair("vae", features=6, likelihood="normal")
     if redraw is not None:
         made = pair("vae", features=6)

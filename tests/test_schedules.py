@@ -171,7 +171,7 @@ def test_the_kl_follows_the_capacity():
 
 def test_two_schedules_are_two_fits(tmp_path):
     x = data(pair("vae", hidden=(4,)))[0]
-    options = {"epochs": 1, "checkpoint": tmp_path / "a.ckpt"}
+    options = {"epochs": 1, "checkpoint": tmp_path / "a"}
     ppvae.fit(pair("vae", hidden=(4,)), x, objective=elbo(kl=annealed(0.5)), **options)
     ppvae.fit(pair("vae", hidden=(4,)), x, objective=elbo(kl=annealed(0.5)), **options)
     for other in (elbo(), elbo(kl=annealed(0.4)), elbo(1, "stl", annealed(0.5)), iw_elbo(1), iw_elbo(1, "dreg")):

@@ -200,9 +200,9 @@ def test_batches_are_those_of_the_door_masks_of_whole_events_included(on_disk):
         made, {k: on_disk(v) for k, v in entries.items()}, {k: on_disk(v) for k, v in masks.items()}, None, 0.2
     )
     torch.manual_seed(3)
-    tables = [*memory.batches(16), memory.table.rows(memory.aside), memory.table.rows(slice(40, 60))]
+    tables = [*memory.batches(memory.order(), 16), memory.table.rows(memory.aside), memory.table.rows(slice(40, 60))]
     torch.manual_seed(3)
-    others = [*files.batches(16), files.table.rows(files.aside), files.table.rows(slice(40, 60))]
+    others = [*files.batches(files.order(), 16), files.table.rows(files.aside), files.table.rows(slice(40, 60))]
     for a, b in zip(tables, others, strict=True):
         assert list(a.values) == list(b.values) and list(a.masks) == list(b.masks) == ["x", "y", "w"]
         assert a.total == b.total == N and a.masks["y"].shape == (len(a), 1)
@@ -326,7 +326,7 @@ def test_batches_are_read_ahead_by_another_thread_and_not_too_far(on_disk, monke
         return take(self, index, pinned)
 
     monkeypatch.setattr(mapped.Mapped, "take", spy)
-    batches = rows.batches(4)
+    batches = rows.batches(rows.order(), 4)
     for done in range(10):
         next(batches)
         assert len(read) <= done + 2 + streaming.AHEAD
@@ -343,7 +343,7 @@ def test_what_nobody_waits_for_is_not_read(on_disk, monkeypatch):
         return take(*arguments, **named)
 
     monkeypatch.setattr(mapped.Mapped, "take", slow)
-    batches = rows.batches(4)
+    batches = rows.batches(rows.order(), 4)
     next(batches)
     batches.close()
     assert len(read) < 1 + streaming.AHEAD and not readers()
@@ -397,7 +397,8 @@ def test_a_file_that_changes_under_way_is_noticed(on_disk, what, words):
                 file.truncate(200)
 
     made = vae()
-    batches = Rows.enter(made, x, None, None, 0.0).batches(4)
+    rows = Rows.enter(made, x, None, None, 0.0)
+    batches = rows.batches(rows.order(), 4)
     next(batches)
     lose()
     assert words in refused(lambda: list(batches)) and not readers()
@@ -438,7 +439,7 @@ def test_rows_in_memory_are_on_the_gpu_and_no_batch_waits_for_it():
     assert rows.train.is_cuda and rows.stored.values["x"].is_cuda
     torch.cuda.set_sync_debug_mode("error")
     try:
-        assert sum(len(batch) for batch in rows.batches(16)) == len(rows.train)
+        assert sum(len(batch) for batch in rows.batches(rows.order(), 16)) == len(rows.train)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -457,8 +458,8 @@ def test_the_command_line_takes_an_array(ppvae_):
     assert code == 0 and "its last 20 rows are test" in out, err
     by_hand = pair("vae", features=D, hidden=(8,))
     ppvae.fit(by_hand, BINARY[:-20], epochs=2, batch_size=16)
-    assert same(ppvae.load("vae-binary.pt"), by_hand)
-    code, out, err = ppvae_("evaluate", "vae-binary.pt", "--rows", 0, "--particles", 20, "--hide", 0.2)
+    assert same(ppvae.load("vae-binary"), by_hand)
+    code, out, err = ppvae_("evaluate", "vae-binary", "--rows", 0, "--particles", 20, "--hide", 0.2)
     assert code == 0 and "on 20 of 20 test rows" in out, err
     np.save("images.npy", REAL.reshape(N, 2, 3))
     assert ppvae_("fit", "vae", "--data", "images.npy", *words)[0] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import warnings
 
@@ -14,7 +15,7 @@ from ppvae.cli.fit import fit
 from ppvae.cli.impute import impute
 from ppvae.cli.info import info, list_pairs
 from ppvae.cli.reproduce import reproduce
-from ppvae.cli.shared import errors
+from ppvae.cli.shared import Terminated, errors
 from ppvae.errors import Caution, Problem
 
 app = typer.Typer(
@@ -36,14 +37,21 @@ app.command()(bench)
 def main() -> None:
     """Run a command. A wrong input ends with a message and exit code 2, Ctrl-C with 130."""
     warnings.showwarning = _say
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
     except Problem as problem:
         errors.print(f"[bold red]Cannot go on:[/] {_escape(problem.seen)}")
         errors.print(f"  [bold]Likely cause:[/] {_escape(problem.cause)}\n  [bold]Try:[/] {_escape(problem.remedy)}")
         sys.exit(2)
+    except Terminated:
+        sys.exit(143)
     except BrokenPipeError:  # ppvae list | head
         sys.exit(141)
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
 
 
 def _say(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:

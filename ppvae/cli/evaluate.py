@@ -45,7 +45,7 @@ FEWEST = 9  # rows that can say how far a 90 % interval reaches
 
 
 def evaluate(
-    file: Annotated[Path, typer.Argument(help="A pair that `ppvae fit` wrote.")],
+    file: Annotated[Path, typer.Argument(help="The folder that `ppvae fit` left, or a file of ppvae.save.")],
     data: Annotated[
         str | None,
         typer.Option(help="A data set by name, or a CSV, Parquet or .npy file; default: the one it was fitted to."),

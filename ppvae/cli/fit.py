@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json as jsonlib
 import os
 import time
 from pathlib import Path
@@ -15,12 +16,18 @@ import ppvae
 from ppvae.catalogue import maker
 from ppvae.cli.evaluate import Particles, Rows, score
 from ppvae.cli.processes import in_processes
-from ppvae.cli.shared import Device, Figures, Force, Json, Seed, Source, console, errors, refuse_existing, source
+from ppvae.cli.shared import Device, Figures, Force, Json, Seed, Source, Terminated, console, errors, source
 from ppvae.errors import Problem
+from ppvae.files import write_whole
+from ppvae.fitting.folder import COMMAND, LAST, PREVIOUS, WRITTEN, make_folder, refuse_other
+
+PAIR = "pair.pt"  # what the run leaves
+OPTIONS = ("epochs", "batch_size", "learning_rate", "held_out", "patience", "compile", "precision")  # of `ppvae.fit`
 
 
 def fit(
-    pair: Annotated[str, typer.Argument(help="One of `ppvae list`.")],
+    context: typer.Context,
+    pair: Annotated[str | None, typer.Argument(help="One of `ppvae list`.")] = None,
     data: Annotated[
         str,
         typer.Option(
@@ -59,7 +66,13 @@ def fit(
     ] = "auto",
     precision: Annotated[str, typer.Option(help="Of products: float32, tf32 or bf16.")] = "float32",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where the pair is saved; default PAIR-DATA.pt.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The run's folder: checkpoints, metrics, the pair at the end; default PAIR-DATA."
+        ),
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with the run in this folder, as it was begun; no other option.")
     ] = None,
     particles: Particles = 5000,
     rows: Rows = 1000,
@@ -68,58 +81,70 @@ def fit(
     device: Device = "auto",
     json: Json = None,
 ) -> None:
-    """Fit a pair, save it, and score it on the test rows. Stopped by Ctrl-C, the same command goes on where it was."""
-    arguments = {k: str(v) if isinstance(v, Path) else v for k, v in locals().items()}
-    figures = Figures("fit", arguments, json)
+    """Fit a pair, save it, and score it on the test rows. Stopped or killed, `ppvae fit --resume FOLDER` goes on where it was."""
+    given = {k: str(v) if isinstance(v, Path) else v for k, v in locals().items() if k not in ("context", "resume")}
+    if resume is not None:
+        given = _command_of(resume, context)
+    elif pair is None:
+        raise Problem("no pair is named", "the first word says which is fitted", "ppvae fit vae; all: ppvae list")
+    _fit(**given)
+
+
+def _fit(
+    pair: str, data: str, output: str | None, particles: int, rows: int, force: bool, json: str | None, **given: Any
+) -> None:
+    """What the command does, begun or gone on with."""
+    device, processes, seed = given["device"], given["processes"], given["seed"]
     maker(pair)  # an unknown name is refused before anything is read
-    output = output or Path(f"{pair}-{Path(data).stem}.pt")
-    refuse_existing(output, force)
-    if processes > 1 and "RANK" not in os.environ:
-        raise typer.Exit(in_processes(processes, device))
+    folder = Path(output or f"{pair}-{Path(data).stem}")
+    arguments = {"pair": pair, "data": data, "output": str(folder), "particles": particles, "rows": rows, **given}
+    arguments["json"] = json
+    figures = Figures("fit", arguments, json and Path(json))
+    if "RANK" not in os.environ:
+        _refuse_taken(folder, arguments, force)
+        if processes > 1:
+            raise typer.Exit(in_processes(processes, device))
     rows_of = source(data)
-    checkpoint = output.with_name(output.name + ".ckpt")
-    if force:
-        checkpoint.unlink(missing_ok=True)
     torch.manual_seed(seed)
-    made = ppvae.make(pair, rows_of.features, latents, **_options(pair, rows_of, hidden, likelihood, mechanism))
+    made = ppvae.make(
+        pair,
+        rows_of.features,
+        given["latents"],
+        **_options(pair, rows_of, given["hidden"], given["likelihood"], given["mechanism"]),
+    )
     began = time.perf_counter()
-    if checkpoint.exists():
-        errors.print(f"going on from {checkpoint}")
+    if os.environ.get("RANK", "0") == "0":
+        _claim(folder, arguments, force)
+    if (folder / LAST).exists():
+        errors.print(f"going on in {folder}")
     try:
         result = ppvae.fit(
             made,
             rows_of.taken(rows_of.train, made),
-            objective=_objective(objective, draws),
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            held_out=held_out,
-            patience=patience,
-            seed=seed,
-            device=device,
-            compile=compile,
-            precision=precision,
-            checkpoint=checkpoint,
+            objective=_objective(given["objective"], given["draws"]),
+            checkpoint=folder,
             redraw=rows_of.redraw,
             progress=True,
+            device=device,
+            seed=seed,
+            **{name: given[name] for name in OPTIONS},
         )
-    except KeyboardInterrupt:
-        errors.print(
-            f"\nstopped; the same command goes on from {checkpoint}"
-            if checkpoint.exists()
-            else "\nstopped in the first epoch"
-        )
-        raise typer.Exit(130) from None
+    except Problem:
+        _tidy(folder)
+        raise
+    except KeyboardInterrupt as stop:
+        words = f"; ppvae fit --resume {folder} goes on" if (folder / LAST).exists() else " in the first epoch"
+        errors.print(f"\nstopped{words}")
+        raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
     seconds = time.perf_counter() - began
     if os.environ.get("RANK", "0") != "0":
         return
     torch.set_num_threads(torch.get_num_threads() * processes)  # the others have ended
-    ppvae.save(made, output, data=data)
-    checkpoint.unlink(missing_ok=True)
+    ppvae.save(made, folder / PAIR, data=data)
     bound = result.history[-1]["bound"]
     console.print(
         f"{pair} on {data}: {len(result.history)} epochs in {seconds:.1f} s ({result.step}); "
-        f"training bound {bound:.3f} nats per row; saved to {output}"
+        f"training bound {bound:.3f} nats per row; saved to {folder}"
     )
     figures.results = {
         "training": {
@@ -133,6 +158,82 @@ def fit(
         "test": score(made, rows_of, particles, rows, seed),
     }
     figures.write()
+
+
+def _refuse_taken(folder: Path, arguments: dict[str, Any], force: bool) -> None:
+    """An earlier run is gone on with by the same command only."""
+    refuse_other(folder)
+    command = folder / COMMAND
+    if force or not any((folder / name).exists() for name in (LAST, PREVIOUS, PAIR)) or not command.exists():
+        return
+    if (folder / PAIR).exists():
+        raise Problem(f"the run in {folder} is finished", "it would be overwritten", "--output FOLDER, or --force")
+    was = _kept(command)
+    differs = [name for name, value in arguments.items() if was.get(name) != value and name != "json"]
+    if differs:
+        raise Problem(
+            f"{folder} holds a run of another command: {', '.join(f'{n} was {was.get(n)!r}' for n in differs)}",
+            "a run that was stopped before its end",
+            f"ppvae fit --resume {folder}; to start anew --output FOLDER, or --force",
+        )
+
+
+def _claim(folder: Path, arguments: dict[str, Any], force: bool) -> None:
+    """Make the run's folder, and keep the command there."""
+    make_folder(folder)
+    if force:
+        for name in (*WRITTEN, COMMAND, PAIR):
+            (folder / name).unlink(missing_ok=True)
+    write_whole(folder / COMMAND, lambda draft: Path(draft).write_text(jsonlib.dumps(arguments, indent=2) + "\n"))
+
+
+def _tidy(folder: Path) -> None:
+    """Where nothing but the command is kept, nothing was begun."""
+    if [file.name for file in folder.iterdir()] == [COMMAND]:
+        (folder / COMMAND).unlink()
+        folder.rmdir()
+
+
+def _command_of(folder: Path, context: typer.Context) -> dict[str, Any]:
+    """The arguments that a run was begun with."""
+    others = [
+        name for name in context.params if name != "resume" and context.get_parameter_source(name).name == "COMMANDLINE"
+    ]
+    if others:
+        raise Problem(
+            f"--resume stands beside {', '.join(others)}",
+            "a run goes on as it was begun",
+            f"ppvae fit --resume {folder}",
+        )
+    if not (folder / COMMAND).is_file():
+        raise Problem(f"{folder} holds no run of `ppvae fit`", "a misspelt path", "the folder after --output")
+    if (folder / PAIR).exists():
+        raise Problem(f"the run in {folder} is finished", "nothing is left to do", f"ppvae evaluate {folder}")
+    known = {name for name in context.params if name != "resume"}
+    was = _kept(folder / COMMAND)
+    if set(was) | {"force"} != known:
+        raise Problem(
+            f"{folder / COMMAND} does not hold the options of this command",
+            "another version of ppvae wrote it, or somebody did",
+            "the version that wrote it, or the whole command again",
+        )
+    return {**was, "output": str(folder), "force": False}
+
+
+def _kept(command: Path) -> dict[str, Any]:
+    try:
+        was = jsonlib.loads(command.read_text())
+    except (OSError, ValueError) as error:
+        raise Problem(
+            f"{command} cannot be read ({type(error).__name__})",
+            "a damaged file",
+            "the whole command again, with --force",
+        ) from error
+    if not isinstance(was, dict):
+        raise Problem(
+            f"{command} holds no command", "a file of something else", "the whole command again, with --force"
+        )
+    return was
 
 
 def _options(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as jsonlib
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from ppvae import data
 from ppvae.data.arrays import read_array
 from ppvae.errors import Problem
 from ppvae.files import write_whole
+from ppvae.machine import machine
 from ppvae.pair import Pair
 
 console = Console()
@@ -29,6 +29,10 @@ Json = Annotated[Path | None, typer.Option("--json", help="Write the figures to 
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same numbers.")]
 Device = Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, or cuda.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does."""
 
 
 @dataclass
@@ -68,19 +72,6 @@ class Figures:
         }
         text = jsonlib.dumps(record, indent=2, default=str) + "\n"
         write_whole(self.path, lambda draft: Path(draft).write_text(text))
-
-
-def machine() -> dict[str, Any]:
-    """The machine in words: processor, cores, GPU, and the versions that figures depend on."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "system": platform.platform(terse=True),
-        "processor": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "gpu": gpu,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
 
 
 @dataclass

@@ -1,28 +1,43 @@
-"""A fit that can be interrupted: everything it needs to go on bit for bit, in one file written whole."""
+"""A fit that can be interrupted: everything it needs to go on bit for bit, in its run folder."""
 
 from __future__ import annotations
 
 import math
+import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ppvae.errors import Problem
-from ppvae.files import write_whole
+from ppvae.catalogue import record_of
+from ppvae.errors import Caution, Problem
+from ppvae.files import read_record, write_record
+from ppvae.fitting.folder import BEST, LAST, PREVIOUS, Folder
+from ppvae.fitting.passes import Position
+from ppvae.pair import Pair
+
+EVERY = 10.0  # seconds between two checkpoints at least: what a process that is killed loses
+SHARE = 50  # a checkpoint that takes long is written less often: after so many times its own time
+FORMAT = 2
 
 
 class Checkpoint:
-    """The state of a fit between two epochs, in memory, and in a file where a path is given.
+    """The state of a fit between two steps, in memory, and in a run folder where one is given.
 
     Args:
-        path: the file; where it exists the state is read from it, generators included.
+        path: the folder; where it holds a checkpoint the state is read from it, generators included.
         model: the modules that are fitted.
         optimizer: theirs.
-        of: what the fit is of (options, rows); a file of another fit is refused. In how many processes it was fitted is no
-            part of that.
-        writes: whether this process writes the file; every one reads it.
+        of: what the fit is of (options, rows); a checkpoint of another fit is refused. In how many processes it was fitted is
+            no part of that.
+        pair: what `ppvae.load` reads from it.
+        writes: whether this process writes; every one reads.
+
+    Attributes:
+        history: the records of the epochs that are done.
+        position: where in the next epoch it stands; None at its beginning.
     """
 
     def __init__(
@@ -31,63 +46,103 @@ class Checkpoint:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         of: dict[str, Any],
+        pair: Pair,
         writes: bool = True,
     ) -> None:
-        self.path, self.model, self.optimizer, self.of, self.writes = path, model, optimizer, of, writes
+        self.model, self.optimizer, self.of, self.pair = model, optimizer, of, pair
         self.home = next(model.parameters()).device
         self.history: list[dict[str, Any]] = []
+        self.position: Position | None = None
         self.best: dict[str, Tensor] = {}
         self.best_epoch, self.best_bound = 0, -math.inf
-        if path is not None and Path(path).exists():
-            self._read()
+        self.folder = None if path is None else Folder(path, of)
+        if self.folder is not None:
+            self._resume()
+        self.writes = writes and self.folder is not None
+        if self.writes:
+            self.folder.begin(len(self.history))
+        self.kept, self.wait, self.written = len(self.history), EVERY, time.monotonic()
 
-    def write(self, record: dict[str, Any]) -> None:
-        """Take an epoch's record in, note the best state by held-out bound, and write the file."""
+    def add(self, record: dict[str, Any]) -> None:
+        """Take an epoch's record in and note the best state by held-out bound; write where it is time."""
         self.history.append(record)
+        self.position = None
         if record.get("held_out", -math.inf) > self.best_bound:
             self.best_bound, self.best_epoch = record["held_out"], record["epoch"]
             self.best = {name: value.clone() for name, value in self.model.state_dict().items()}
-        if self.path is not None and self.writes:
-            state = {
-                "of": self.of,
-                "history": self.history,
-                "best": self.best,
-                "best_epoch": self.best_epoch,
-                "best_bound": self.best_bound,
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "cpu": torch.get_rng_state(),
-                "cuda": [torch.cuda.get_rng_state(self.home)] if self.home.type == "cuda" else [],
-            }
-            write_whole(self.path, lambda draft: torch.save(state, draft))
+        if not self.kept or self._due():
+            self.write()
+
+    def pause(self, position: Position) -> None:
+        """Between two steps: write where it is time."""
+        if self._due():
+            self.position = position
+            self.write()
+
+    def finish(self) -> None:
+        """Write what is not written yet. The state is that after the last of the records."""
+        if self.kept < len(self.history):
+            self.write()
+
+    def write(self) -> None:
+        """Write the state; the checkpoint that stood there is kept beside it."""
+        if not self.writes:
+            return
+        began, path = time.monotonic(), self.folder.path
+        state = record_of(self.pair) | {
+            "format": FORMAT,
+            "of": self.of,
+            "history": self.history,
+            "position": None if self.position is None else self.position.values(),
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "best_bound": self.best_bound,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "device": self.home.type,
+            "cpu": torch.get_rng_state(),
+            "cuda": [torch.cuda.get_rng_state(self.home)] if self.home.type == "cuda" else [],
+        }
+        self.folder.write_metrics(self.history)
+        if self.best_epoch > self.kept:
+            best = {name.removeprefix("0."): value for name, value in self.best.items() if name.startswith("0.")}
+            notes = {"epoch": self.best_epoch, "held_out": self.best_bound}
+            write_record(path / BEST, record_of(self.pair) | {"state": best, "notes": notes})
+        write_record(path / LAST, state, before=path / PREVIOUS)
+        self.kept, self.written = len(self.history), time.monotonic()
+        self.wait = max(EVERY, SHARE * (self.written - began))
 
     def restore_best(self) -> None:
         if self.best:
             self.model.load_state_dict(self.best)
 
-    def _read(self) -> None:
-        try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise Problem(
-                f"the checkpoint {self.path} cannot be read",
-                f"a damaged file, or one of something else ({type(error).__name__})",
-                "move it away to start anew",
-            ) from error
-        if not isinstance(state, dict) or "of" not in state:
-            raise Problem(f"{self.path} is no checkpoint", "a file of something else", "another path")
-        was = state["of"]
-        differs = [
-            f"{key} was {was.get(key)!r} and is {value!r}" for key, value in self.of.items() if was.get(key) != value
-        ]
-        if differs:
-            raise Problem(
-                f"the checkpoint {self.path} is of another fit: {'; '.join(differs)}",
-                "other data or options under the same path",
-                "the same call as before, another path, or remove that file to start anew",
-            )
+    def _due(self) -> bool:
+        return self.writes and time.monotonic() - self.written >= self.wait
+
+    # --- going on ---------------------------------------------------------------------------------------
+
+    def _resume(self) -> None:
+        """From the newest checkpoint that can be read."""
+        damaged = None
+        for path in self.folder.checkpoints:
+            try:
+                state = read_record(path)
+            except Problem as problem:
+                damaged = damaged or problem
+                continue
+            if damaged is not None:
+                warnings.warn(f"{damaged.seen}: going on from the checkpoint before it, {path}", Caution, stacklevel=4)
+            self._take(path, state)
+            return
+        if damaged is not None:
+            raise Problem(damaged.seen, damaged.cause, f"move {self.folder.path} away to start anew") from damaged
+
+    def _take(self, path: Path, state: dict[str, Any]) -> None:
+        self._refuse_other(path, state)
         self.history[:] = state["history"]
         self.best, self.best_epoch, self.best_bound = state["best"], state["best_epoch"], state["best_bound"]
+        if state["position"] is not None:
+            self.position = Position(**state["position"])
         self.model.load_state_dict(state["model"])
         rate = self.optimizer.param_groups[0]["lr"]
         self.optimizer.load_state_dict(state["optimizer"])
@@ -95,3 +150,29 @@ class Checkpoint:
         torch.set_rng_state(state["cpu"])
         if state["cuda"] and self.home.type == "cuda":  # each process has a GPU of its own, and the same numbers on it
             torch.cuda.set_rng_state(state["cuda"][0], self.home)
+
+    def _refuse_other(self, path: Path, state: dict[str, Any]) -> None:
+        if "of" not in state:
+            raise Problem(f"{path} is no checkpoint", "a pair that was saved under its name", "another folder")
+        if state.get("format") != FORMAT:
+            raise Problem(
+                f"the checkpoint {path} has the format {state.get('format')!r} and not {FORMAT}",
+                "another version of ppvae wrote it",
+                "the version that wrote it, or another folder to start anew",
+            )
+        was = state["of"]
+        differs = [
+            f"{key} was {was.get(key)!r} and is {value!r}" for key, value in self.of.items() if was.get(key) != value
+        ]
+        if differs:
+            raise Problem(
+                f"the checkpoint {path} is of another fit: {'; '.join(differs)}",
+                "other data or options under the same path",
+                f"the same call as before, or another folder; or remove {self.folder.path} to start anew",
+            )
+        if state["position"] is not None and state["device"] != self.home.type:
+            raise Problem(
+                f"the checkpoint {path} stands in the middle of an epoch on {state['device']}, and the fit goes on {self.home.type}",
+                "the order of its rows was drawn there",
+                f"device={state['device']!r}; a checkpoint between two epochs goes on anywhere",
+            )

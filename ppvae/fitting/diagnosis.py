@@ -97,12 +97,17 @@ class Watched:
 
 
 def first_not_finite(
-    before: Before, update: Update, pair: Pair, objective: Callable, rows: Rows, epoch: Callable[[Any], Any]
+    before: Before,
+    update: Update,
+    pair: Pair,
+    objective: Callable,
+    order: Callable[[], Tensor],
+    epoch: Callable[[Any], Any],
 ) -> str:
-    """Go through ``epoch(update)`` again from the state before it: the first place that is not finite, "" where none is
-    found. Leaves the state before the epoch."""
+    """Go through ``epoch(update)`` again from the state before it, over the rows of ``order()``: the first place that is not
+    finite, "" where none is found. Leaves the state before the epoch."""
     before.restore()
-    order = rows.train[torch.randperm(len(rows.train), device=rows.train.device)]  # as `Rows.batches` draws it
+    order = order()
     before.restore()
     try:
         epoch(Watched(update, pair, objective, order))

@@ -99,7 +99,8 @@ def fit(
         compile: "auto" stages the step where that is exact, else steps eagerly and says why in ``Fit.step``;
             "off" steps eagerly; "inductor" hands the staged step to `torch.compile`. On a GPU a staged update is recorded
             as one CUDA graph.
-        checkpoint: a file, written after each epoch; where it exists already, fitting goes on from it bit for bit.
+        checkpoint: a run folder (`ppvae.fitting.folder`), made where it does not exist. What it takes to go on is written
+            there every ten seconds or more, and at the end; where it holds that, fitting goes on from it bit for bit.
         precision: of products: "float32" leaves them as they are, "tf32" and "bf16" round them (`ppvae.fitting.precision`);
             log-probabilities and weights are in float32 in any case.
         schedule: "cosine" lowers the learning rate to 0 over all epochs; "constant" keeps it.
@@ -145,18 +146,19 @@ def fit(
         passes = Passes(model, rows, batch_size, epochs, processes)
 
         # last of all: where there is a file, it brings the generators' state along
-        run = Checkpoint(checkpoint, model, update.optimizer, of, writes=processes.first)
+        run = Checkpoint(checkpoint, model, update.optimizer, of, pair, writes=processes.first)
         processes.agree({"the number of epochs in the checkpoint": len(run.history)})
+        processes.agree({"the step in the checkpoint": run.position.step if run.position else 0})
         result = Fit(pair, run.history)
         with Progress(epochs, passes.steps, run.history, show=progress if processes.first else False) as bar:
             for epoch in range(len(run.history), epochs):
                 if patience is not None and epoch - run.best_epoch >= patience and run.history:
                     result.stopped = "held-out bound"
                     break
-                before = Before(model, update.optimizer)
-                began = time.perf_counter()
+                before, start = Before(model, update.optimizer), run.position
+                began = time.perf_counter() - (start.seconds if start else 0.0)
                 try:
-                    means, done = passes.train(epoch, bar.advance, update)
+                    means, done = passes.train(epoch, bar.advance, update, start, run.pause)
                     found = _record(means, update.names, objective, done)
                     if not math.isfinite(found["bound"]):
                         raise NotFinite(f"the bound became {found['bound']}")
@@ -164,11 +166,14 @@ def fit(
                         raise NotFinite("a parameter became infinite or NaN")
                 except (NotFinite, torch.linalg.LinAlgError) as error:
                     seen = str(error) if isinstance(error, NotFinite) else "a covariance became singular"
-                    again = partial(replace(passes, processes=ALONE).train, epoch, lambda: None)  # each on all rows
-                    where = first_not_finite(before, update, pair, objective, rows, again)
+                    again = partial(replace(passes, processes=ALONE).train, epoch, lambda: None, start=start)
+                    order = partial(passes.order, start)
+                    where = first_not_finite(before, update, pair, objective, order, again)  # each on all rows
+                    run.finish()
                     raise not_finite(f"{seen} in epoch {epoch + 1}", where, rows) from error
                 except BaseException:  # Ctrl-C too: an epoch is done or it is not
                     before.restore()
+                    run.finish()
                     raise
                 record = {"epoch": epoch + 1, **found}
                 if len(rows.aside):
@@ -179,8 +184,9 @@ def fit(
                     "analytic_kl": analytic,
                 }
                 record = processes.agreed(record)
-                run.write(record)
+                run.add(record)
                 bar.report(record)
+            run.finish()
         if patience is not None:
             run.restore_best()
     result.step = update.how

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +17,31 @@ from ppvae.fitting.diagnosis import Watched
 from ppvae.fitting.parts import Own
 from ppvae.fitting.processes import Processes
 from ppvae.fitting.rows import Rows
+from ppvae.fitting.streaming import generators
 from ppvae.fitting.update import Update
 from ppvae.machine import out_of_memory, own_generators
 from ppvae.pair import Pair
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where in an epoch a fit stands, between two of its steps.
+
+    Attributes:
+        step: steps of the epoch that lie behind.
+        total: sums over their rows of the numbers that are averaged.
+        generators: the states at the epoch's beginning, from which the order of its rows was drawn.
+        seconds: that the epoch has taken.
+    """
+
+    step: int
+    total: Tensor
+    generators: list[Tensor]
+    seconds: float
+
+    def values(self) -> dict[str, Any]:
+        """As a checkpoint keeps them."""
+        return {"step": self.step, "total": self.total, "generators": self.generators, "seconds": self.seconds}
 
 
 @dataclass(frozen=True)
@@ -42,27 +66,47 @@ class Passes:
     def steps(self) -> int:
         return math.ceil(len(self.rows.train) / self.batch_size)
 
-    def train(self, epoch: int, advance: Callable[[], None], update: Update | Watched) -> tuple[list[float], Tensor]:
+    def order(self, start: Position | None = None) -> Tensor:
+        """The rows of an epoch in their order, from ``start`` on."""
+        return self.rows.order() if start is None else self.rows.order(start.generators)[start.step * self.batch_size :]
+
+    def train(
+        self,
+        epoch: int,
+        advance: Callable[[], None],
+        update: Update | Watched,
+        start: Position | None = None,
+        pause: Callable[[Position], None] = lambda position: None,
+    ) -> tuple[list[float], Tensor]:
         """Update on every row once.
 
         Args:
             epoch: passes that lie behind.
             advance: called after each step.
             update: what is done with a batch.
+            start: where in the epoch to begin.
+            pause: told after each step but the last where it stands.
 
         Returns:
             The means over the rows of the numbers that ``update`` gives, and the share of the training that lay behind
             the last step.
         """
-        count = len(self.rows.train)
+        count, began = len(self.rows.train), time.perf_counter()
         total = done = torch.zeros((), dtype=torch.float64, device=self.rows.train.device)
+        first, states, seconds = 0, generators(), 0.0
+        if start is not None:
+            first, states, seconds = start.step, start.generators, start.seconds
+            total = start.total.to(done.device)
+        batches = self.rows.batches(self.order(start), self.batch_size, self.processes)
         self.model.train()
         with _naming_the_batch(self.batch_size):
-            for i, batch in enumerate(self.rows.batches(self.batch_size, self.processes)):
+            for i, batch in enumerate(batches, first):
                 done = torch.full_like(done, (epoch + i / self.steps) / self.epochs)
                 size = min(self.batch_size, count - i * self.batch_size)
                 total = total + update(batch, done) * size  # stays on the device: no step waits for it
                 advance()
+                if i + 1 < self.steps:
+                    pause(Position(i + 1, total, states, seconds + time.perf_counter() - began))
         self.model.eval()
         return [number / count for number in total.tolist()], done
 

@@ -15,7 +15,7 @@ from ppvae.fitting.mapped import Mapped, in_files, rows_at_once
 from ppvae.fitting.parts import Part
 from ppvae.fitting.processes import ALONE, Processes
 from ppvae.fitting.redrawing import Redraw, observe
-from ppvae.fitting.streaming import Streamed, generators
+from ppvae.fitting.streaming import Streamed, generators, set_generators
 from ppvae.fitting.survey import refuse_unfit_rows, totals
 from ppvae.pair import Pair
 from ppvae.unfit import refuse_unfit
@@ -72,10 +72,18 @@ class Rows:
         """A number for each entry and mask, by which other data under the same path are found out."""
         return self.stored.survey.sums if isinstance(self.stored, Streamed) else totals(self.stored)
 
-    def batches(self, size: int, processes: Processes = ALONE) -> Iterator[Table]:
-        """The rows to train on, in a new order; of several processes each gets its part of every batch. In memory they
-        are on the device, and nothing here waits for it."""
+    def order(self, began: list[Tensor] | None = None) -> Tensor:
+        """The rows to train on in a new order, drawn from the generators as they are, or as they were when an epoch began."""
+        now = generators()
+        set_generators(began or now)
         order = self.train[torch.randperm(len(self.train), device=self.train.device)]
+        if began:
+            set_generators(now)
+        return order
+
+    def batches(self, order: Tensor, size: int, processes: Processes = ALONE) -> Iterator[Table]:
+        """The rows of ``order``; of several processes each gets its part of every batch. In memory they are on the device,
+        and nothing here waits for it."""
         parts = [(processes.share(len(index)), index) for index in order.split(size)]
         own = [index[share.rows] for share, index in parts]
         if isinstance(self.stored, Streamed):
