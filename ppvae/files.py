@@ -92,7 +92,9 @@ def read_record(path: str | Path, sealed: Callable[[dict[str, Any]], bool] = lam
             "a copy of it, or do again what wrote it",
         ) from error
     if not isinstance(record, dict):
-        raise Problem(f"{path} holds no record", "a file of something else", "a file that ppvae wrote")
+        raise Problem(
+            f"{path} does not hold a pair, nor a checkpoint", "a file of something else", "a file that ppvae wrote"
+        )
     said = record.pop("digest", None)
     if (said is not None or sealed(record)) and said != digest(record):
         raise Problem(

@@ -1,9 +1,11 @@
 """Runs that survive: a fit that is stopped anywhere goes on bit for bit, and a file that is damaged is named."""
 
 import errno
+import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ import ppvae
 from ppvae.errors import Caution
 from ppvae.files import digest, read_record, write_record, write_whole
 from ppvae.fitting import checkpoint
+from ppvae.fitting.progress import Progress, summary
 from ppvae.fitting.update import Update
 
 OPTIONS = {"epochs": 3, "batch_size": 16, "held_out": 0.2, "redraw": torch.bernoulli}
@@ -289,6 +292,7 @@ SCRIPT = """
 import sys, torch
 import ppvae
 from ppvae.fitting import checkpoint
+from ppvae.fitting.progress import Progress, summary
 from ppvae.cli import _terminate
 import signal
 signal.signal(signal.SIGTERM, _terminate)
@@ -356,3 +360,48 @@ def test_two_hundred_kills(tmp_path):
         assert all(torch.equal(found[name], wanted[name]) for name in wanted), runs
         runs += 1
     print(f"{hits} kills in {runs} runs")
+
+
+# --- the progress line ----------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+RECORD = {"epoch": 1, "bound": -44.314, "held_out": -43.806, "likelihood": -43.92, "kl": {"a": 0.39, "z": 1.0}}
+
+
+def test_an_epoch_in_words():
+    assert summary(RECORD) == "bound -44.31, held out -43.81, likelihood -43.92, KL a 0.39, KL z 1.00 nats per row"
+    assert summary({"bound": 3.0}) == "bound 3.00 nats per row"
+
+
+@pytest.mark.parametrize("columns", [40, 80, 160])
+def test_the_line_fits_the_terminal(monkeypatch, columns):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    with Progress(2, 4, 60, [], True) as bar:
+        bar.advance()
+        bar.report(RECORD | {"seconds": 0.5})
+    lines = [re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line) for line in re.split(r"[\r\n]", terminal.getvalue())]
+    assert max(map(len, lines)) <= columns and any("1/2" in line and "bound -44.31" in line for line in lines)
+    assert any("120 rows/s" in line for line in lines) == (columns == 160)
+    assert terminal.getvalue().count("\n") <= 1
+
+
+def test_without_a_terminal_there_is_a_plain_line_an_epoch(capsys):
+    with Progress(3, 4, 60, [], True) as bar:
+        bar.report(RECORD | {"seconds": 0.5})
+    _, err = capsys.readouterr()
+    assert err == f"epoch 1/3: {summary(RECORD)}, 120 rows/s, 1 s left\n"
+
+
+def test_a_clock_that_does_not_move_stops_nothing(monkeypatch, whole, tmp_path):
+    monkeypatch.setattr(time, "perf_counter", lambda: 5.0)
+    again = made()
+    ppvae.fit(again, rows(), checkpoint=tmp_path / "run", progress=True, **OPTIONS)
+    assert same(again, whole[0])

@@ -150,7 +150,8 @@ def fit(
         processes.agree({"the number of epochs in the checkpoint": len(run.history)})
         processes.agree({"the step in the checkpoint": run.position.step if run.position else 0})
         result = Fit(pair, run.history)
-        with Progress(epochs, passes.steps, run.history, show=progress if processes.first else False) as bar:
+        show = progress if processes.first else False
+        with Progress(epochs, passes.steps, len(rows.train), run.history, show) as bar:
             for epoch in range(len(run.history), epochs):
                 if patience is not None and epoch - run.best_epoch >= patience and run.history:
                     result.stopped = "held-out bound"
