@@ -10,7 +10,10 @@ from torch.distributions import Normal
 
 import ppvae
 from ppvae.cli.reproduce import _parts
-from ppvae.reproduce import Cell, Run, codes, collapse, conditional, fitting, iwae, pictures, table
+from ppvae.plots.images import square
+from ppvae.plots.style import mosaic
+from ppvae.plots.values import means_at
+from ppvae.reproduce import Cell, Run, codes, collapse, conditional, fitting, iwae, table
 
 KEYS = {"name", "budget", "seeds", "machine", "seconds", "results", "data"}
 ROWS = {
@@ -180,7 +183,7 @@ def test_images_are_the_first_rows_of_each_split_as_observed():
 
 def test_the_manifold_is_the_decoder_at_the_inverse_normal_cdf():
     side = 4
-    z = codes.square(side).reshape(side, side, 2)
+    z = square(side).reshape(side, side, 2)
     u = (np.arange(side) + 0.5) / side
     for i in range(side):
         for j in range(side):
@@ -189,14 +192,14 @@ def test_the_manifold_is_the_decoder_at_the_inverse_normal_cdf():
     assert torch.allclose(Normal(0, 1).cdf(z[0, :, 0]), torch.from_numpy(u), atol=1e-12)
     pair = ppvae.make("vae", 6, 2, hidden=())
     weight, bias = (p.detach().numpy() for p in pair.decoder.head.linear.parameters())
-    x = codes.decoded(pair, z.reshape(-1, 2))
+    x = means_at(pair, z.reshape(-1, 2))
     for m, point in enumerate(z.reshape(-1, 2).numpy()):
         assert np.allclose(x[m], 1 / (1 + np.exp(-(weight @ point + bias))), atol=1e-10, rtol=0)
 
 
 def test_images_side_by_side():
     images = torch.rand(6, 12)
-    whole = pictures.mosaic(images, (3, 4), 2)
+    whole = mosaic(images, (3, 4), 2)
     assert whole.shape == (9, 8)
     for m in range(6):
         i, j = divmod(m, 2)

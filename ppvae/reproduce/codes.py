@@ -23,9 +23,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-import ppvae
+from ppvae import plots
 from ppvae.reproduce.fitting import bound, codes, images, mean, train
-from ppvae.reproduce.pictures import board, save, scatter
+from ppvae.reproduce.pictures import plane, save, sheet
 from ppvae.reproduce.run import Cell, Place, Run, cells
 
 SIDE = 20
@@ -79,10 +79,8 @@ def _manifold(run: Run, spent: Budget, seed: int) -> dict[Place, float]:
             found[row, "nearest code has the label"], found[row, "share's standard error"] = mean(same)
         if run.figures is not None and seed == 0:
             black = 0.0 if rows.likelihood == "bernoulli" else float(rows.stored.min())
-            title = f"{name}: E[x | z] at z = Φ⁻¹(u), u equally spaced on the unit square"
-            figure, ax = board(decoded(pair, square(SIDE)), rows.shape, SIDE, title, black, float(rows.stored.max()))
-            ax.set_xlabel("z₁ (its prior probability, 0 to 1) →")
-            ax.set_ylabel("z₂ (its prior probability, 0 to 1) →")
+            figure = sheet(8, 8 * rows.shape[0] / rows.shape[1] + 0.6)
+            plots.manifold(pair, rows.shape, SIDE, (black, float(rows.stored.max())), figure.subplots()).set_title(name)
             save(run, f"manifold-{name}.png", figure)
     return found
 
@@ -95,31 +93,17 @@ def _tsne(run: Run, spent: Budget, seed: int) -> dict[Place, float]:
     pair = train(run, "20 latents", seed, "vae", rows.stored, spent.epochs, redraw=rows.redraw, **sizes)
     code = codes(pair, rows.test)
     run.say(f"t-SNE of {len(code)} codes")
-    plane = torch.from_numpy(TSNE(init="pca", random_state=seed).fit_transform(code.numpy()))
+    flat = torch.from_numpy(TSNE(init="pca", random_state=seed).fit_transform(code.numpy()))
     found: dict[Place, float] = {}
-    for row, points in (("Codes, 20 latents", code), ("t-SNE of the codes", plane), ("Pixels", rows.test)):
+    for row, points in (("Codes, 20 latents", code), ("t-SNE of the codes", flat), ("Pixels", rows.test)):
         same = agreement(points, rows.test_label)
         found[row, "nearest neighbour has the label"], found[row, "share's standard error"] = mean(same)
         if points is code:
             found[row, "test ELBO"], found[row, "test ELBO, standard error"] = mean(bound(pair, rows.test, seed))
     if run.figures is not None and seed == 0:
         title = f"t-SNE of E[z | x], 20 latents, {len(code)} test rows of {spent.digits}"
-        save(run, f"tsne-{spent.digits}.png", scatter(plane, rows.test_label, title))
+        save(run, f"tsne-{spent.digits}.png", plane(flat, rows.test_label, title))
     return found
-
-
-def square(side: int) -> Tensor:
-    """z = Φ⁻¹((i + ½) / side) for both coordinates, (side², 2): the first rises to the right, the second upwards."""
-    z = torch.special.ndtri((torch.arange(side, dtype=torch.float64) + 0.5) / side)
-    up, right = torch.meshgrid(z.flip(0), z, indexing="ij")
-    return torch.stack([right, up], -1).reshape(-1, 2)
-
-
-def decoded(pair: ppvae.Pair, z: Tensor) -> Tensor:
-    """E[x | z] of latents (M, K), (M, D)."""
-    home = next(pair.parameters())
-    with torch.no_grad():
-        return pair.decoder(z.to(home)).mean.cpu()
 
 
 def agreement(points: Tensor, label: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ from ppvae.fitting.update import Update
 from ppvae.machine import own_generators
 from ppvae.objectives.emphasis import emphasised
 from ppvae.pair import Pair
-from ppvae.reproduce.pictures import save, scatter
+from ppvae.reproduce.pictures import plane, save
 from ppvae.reproduce.run import Cell, Place, Run, cells
 from ppvae.tracing.terms import terms_of
 from ppvae.tracing.traces import run as traced
@@ -235,5 +235,5 @@ def _picture(run: Run, name: str, row: str, steps: int) -> None:
     _, codes = fit_codes(pair, data, held_out_links(data.x, 0), reads, steps, 0)[-1]
     centred, known = codes - codes.mean(0), data.label >= 0
     flat = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T
-    figure = scatter(flat[known], data.label[known], f"{name}: mean codes of the nodes, by class; two principal axes")
+    figure = plane(flat[known], data.label[known], f"{name}: mean codes of the nodes, by class; two principal axes")
     save(run, f"vgae-{name}.png", figure)

@@ -25,8 +25,9 @@ from ppvae import data
 from ppvae.data.chance import generator
 from ppvae.evaluate import class_probabilities
 from ppvae.machine import own_generators
+from ppvae.plots.style import COLOURS
 from ppvae.reproduce.few_labels import ERROR, M2, PICTURES, classifiers, error_percent, few, repeated, side_by_side
-from ppvae.reproduce.pictures import COLOURS, board, save
+from ppvae.reproduce.pictures import board, save
 from ppvae.reproduce.run import Cell, Place, Run, cells
 
 M1M2 = "M1+M2"
