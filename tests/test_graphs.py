@@ -242,7 +242,7 @@ def test_the_table_maximises_what_the_paper_does(name, weight):
     x, mask = some_graphs(1, n)
     made = pair(name, n, 3)
     torch.manual_seed(5)
-    found = reproduce.as_published(weight)(made, x, mask).item()
+    found = reproduce.as_published(weight, ppvae.balanced(x, mask))(made, x, mask).item()
     torch.manual_seed(5)
     loc, *scale = (t[0].detach().numpy() for t in encoded(made, x, mask))
     z = loc + (scale[0] * torch.randn(1, 1, n, 3)[0, 0].numpy() if scale else 0)

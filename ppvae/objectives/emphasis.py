@@ -33,8 +33,9 @@ def balanced(x: Tensor, mask: Tensor) -> Tensor:
         x: (N, D) of 0 and 1.
         mask: (N, D), True = observed.
     """
-    ones = (x * mask).sum(-1, keepdim=True)
-    return torch.where(x > 0, (mask.sum(-1, keepdim=True) - ones) / ones.clamp(min=1), 1.0)
+    ones = ((x > 0) & mask).count_nonzero(-1).unsqueeze(-1)
+    zeros = mask.count_nonzero(-1).unsqueeze(-1) - ones
+    return torch.where(x > 0, zeros.to(x) / ones.clamp(min=1), 1.0)
 
 
 def refuse_emphasis(likelihood: Mapping[str, Weight] | None) -> None:

@@ -64,7 +64,7 @@ LOOK = 20  # steps between looks
 STARTS, TRIED = 3, 40  # first weights, and the steps after which the best of them go on
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class as_published:  # noqa: N801  (reads as a verb)
     r"""The number that the paper's code maximises, times n², up to a factor of nearly 1.
 
@@ -73,9 +73,14 @@ class as_published:  # noqa: N801  (reads as a verb)
 
     The first sum and the KL are ``ppvae.elbo(likelihood={"x": ppvae.balanced})``. The second says that each node is linked to
     itself, with the weight w_1 of a link: there A has ones on its diagonal, and an entry of it is half a pair.
+
+    Args:
+        weight: of the KL.
+        balanced: w, (N, D): `ppvae.balanced` of these graphs, which no step changes.
     """
 
     weight: float
+    balanced: Tensor
     unit: ClassVar[None] = None
     coupled: ClassVar[bool] = False
 
@@ -83,11 +88,10 @@ class as_published:  # noqa: N801  (reads as a verb)
         """The number of each graph, (N,)."""
         table = enter(pair, x, mask)
         traces = traced(pair, table)
-        terms = terms_of(emphasised(traces, {"x": ppvae.balanced}), table, closed=True)
-        z, x = traces.guide.nodes["z"]["value"], table.values["x"]  # (N, 1, n, K), (N, D)
-        link = ppvae.balanced(x, table.masks.get("x", torch.ones_like(x, dtype=torch.bool))).amax(-1)
+        terms = terms_of(emphasised(traces, {"x": lambda x, mask: self.balanced}), table, closed=True)
+        z = traces.guide.nodes["z"]["value"]  # (N, 1, n, K)
         own = logsigmoid(z.square().sum(-1)).sum((-2, -1))
-        return terms.likelihood + 0.5 * link * own - self.weight * terms.kl["z"]
+        return terms.likelihood + 0.5 * self.balanced.amax(-1) * own - self.weight * terms.kl["z"]
 
 
 class Budget(NamedTuple):
@@ -190,7 +194,8 @@ class Start:
         self.seen = (data.x, split.mask, data.attributes if reads else None)
         entries = {"x": data.x} | ({"nodes": data.attributes} if reads else {})
         self.table = enter(self.pair, entries, split.mask)
-        self.update = Update(self.pair, as_published(KL_WEIGHT[pair]), list(self.pair.parameters()), RATES[reads])
+        objective = as_published(KL_WEIGHT[pair], ppvae.balanced(data.x, split.mask))
+        self.update = Update(self.pair, objective, list(self.pair.parameters()), RATES[reads])
         self.steps, self.number, self.found = 0, -math.inf, []
 
     def go_on(self, steps: int) -> None:
