@@ -30,9 +30,11 @@ from ppvae.cli.shared import (
 )
 from ppvae.errors import Problem
 from ppvae.evaluate import conformal, coverage, imputation_scores, interval, pareto_threshold, rubin, sbc, tarp
+from ppvae.files import write_whole
 from ppvae.machine import device_of
 from ppvae.pair import Pair
 from ppvae.report.calibration import picture
+from ppvae.report.fitted import fitted
 
 Particles = Annotated[int, typer.Option(min=1, help="Importance samples a row.")]
 Rows = Annotated[int, typer.Option(min=0, help="Test rows that are scored, drawn at random; 0: all.")]
@@ -66,6 +68,9 @@ def evaluate(
     figure: Annotated[
         Path | None, typer.Option(help="Write the curves of --calibrate to this PNG file.", dir_okay=False)
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a page with pictures and what they mean to this file.", dir_okay=False)
+    ] = None,
     force: Force = False,
     seed: Seed = 0,
     device: Device = "auto",
@@ -73,7 +78,7 @@ def evaluate(
 ) -> None:
     """Score a saved pair on the test rows of its data: ELBO, log-evidence, diagnostics, in nats per row."""
     arguments = {"file": str(file), "data": data, "particles": particles, "rows": rows, "hide": hide, "seed": seed}
-    arguments |= {"calibrate": calibrate, "figure": figure and str(figure)}
+    arguments |= {"calibrate": calibrate, "figure": figure and str(figure), "report": report and str(report)}
     figures = Figures("evaluate", arguments, json)
     if figure is not None:
         if not calibrate:
@@ -81,6 +86,8 @@ def evaluate(
                 f"--figure {figure} without --calibrate", "it shows what --calibrate finds", "add --calibrate"
             )
         refuse_existing(figure, force)
+    if report is not None:
+        refuse_existing(report, force)
     pair, notes = read(file)
     if hide and calibrate and pair.hides("x"):
         raise Problem(
@@ -97,6 +104,12 @@ def evaluate(
         figures.results["imputation"] = imputation(pair, rows_of, hide, rows, seed, calibrate)
     if calibrate:
         figures.results["calibration"] = calibration(pair, rows_of, hide, rows, seed, figure)
+    if report is not None:
+        entries, label = _labelled(pair, rows_of, rows, seed)
+        said = {"name": pair._built[0], "data": rows_of.name, "written": time.strftime("%Y-%m-%d %H:%M")}
+        page = fitted(pair, entries, figures.results, file, rows_of.shape, label, **said)
+        write_whole(report, lambda draft: Path(draft).write_text(page, encoding="utf-8"))
+        console.print(f"the report in {report}")
     figures.write()
 
 
@@ -272,10 +285,20 @@ def _least(p: Tensor) -> float:
 def _test_rows(pair: Pair, rows_of: Source, rows: int, seed: int) -> tuple[dict[str, Tensor], int]:
     """A random subset of the test rows (0: all), and how many there are."""
     entries = rows_of.entries("test", pair, seed)
-    total = len(entries["x"])
+    chosen = _chosen(len(entries["x"]), rows, seed)
+    return {name: value[chosen] for name, value in entries.items()}, len(entries["x"])
+
+
+def _labelled(pair: Pair, rows_of: Source, rows: int, seed: int) -> tuple[dict[str, Tensor], Tensor | None]:
+    """The same rows, and their labels where the data have some."""
+    entries, total = _test_rows(pair, rows_of, rows, seed)
+    label = rows_of.test.get("label")
+    return entries, None if label is None else label[_chosen(total, rows, seed)]
+
+
+def _chosen(total: int, rows: int, seed: int) -> Tensor:
     torch.manual_seed(seed)
-    chosen = torch.randperm(total)[: rows or total].sort().values
-    return {name: value[chosen] for name, value in entries.items()}, total
+    return torch.randperm(total)[: rows or total].sort().values
 
 
 def _state(figures: dict[str, Any], name: str, values: Tensor) -> None:

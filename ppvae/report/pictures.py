@@ -37,7 +37,7 @@ def pattern(seen: np.ndarray, numbers: list[int], random: np.random.Generator) -
     axes.set_ylabel(f"{len(seen):,} rows", fontsize=9)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    return _inline(figure)
+    return inline(figure)
 
 
 def distributions(observed: np.ndarray, imputed: np.ndarray) -> str:
@@ -57,7 +57,7 @@ def distributions(observed: np.ndarray, imputed: np.ndarray) -> str:
     axes.locator_params(axis="x", nbins=3)
     axes.tick_params(axis="x", labelsize=8)
     axes.spines[["left", "top", "right"]].set_visible(False)
-    return _inline(figure)
+    return inline(figure)
 
 
 def shares(observed: np.ndarray, imputed: np.ndarray, classes: int) -> str:
@@ -72,14 +72,15 @@ def shares(observed: np.ndarray, imputed: np.ndarray, classes: int) -> str:
     axes.set_xticks(range(1, classes + 1, -(-classes // 10)))
     axes.tick_params(axis="x", labelsize=8)
     axes.spines[["left", "top", "right"]].set_visible(False)
-    return _inline(figure)
+    return inline(figure)
 
 
 def _density(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
     return np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0] / len(values)
 
 
-def _inline(figure: Figure) -> str:
+def inline(figure: Figure) -> str:
+    """A figure as text that stands in a page."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
