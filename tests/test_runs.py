@@ -405,3 +405,46 @@ def test_a_clock_that_does_not_move_stops_nothing(monkeypatch, whole, tmp_path):
     again = made()
     ppvae.fit(again, rows(), checkpoint=tmp_path / "run", progress=True, **OPTIONS)
     assert same(again, whole[0])
+
+
+# --- TensorBoard ----------------------------------------------------------------------------------------
+
+
+def scalars(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(folder)).Reload()
+    return {tag: [(event.step, event.value) for event in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+
+
+def test_tensorboard_has_each_number_once_after_a_fit_was_stopped(monkeypatch, tmp_path):
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    options = OPTIONS | {"tensorboard": tmp_path / "board", "checkpoint": tmp_path / "run"}
+
+    class Late(checkpoint.Checkpoint):
+        def add(self, record):
+            super().add(record)
+            if record["epoch"] == 2 and not (tmp_path / "again").exists():
+                raise Stopped
+
+    monkeypatch.setattr("ppvae.fitting.loop.Checkpoint", Late)
+    with pytest.raises(Stopped):
+        ppvae.fit(made(), rows(), **options)
+    (tmp_path / "again").touch()
+    history = ppvae.fit(made(9), rows(), **options).history
+    found = scalars(tmp_path / "board")
+    assert set(found) == {"bound", "held_out", "likelihood", "learning_rate", "kl/z"}
+    for name, values in found.items():
+        wanted = [r["kl"]["z"] if name == "kl/z" else r[name] for r in history]
+        assert [step for step, _ in values] == [1, 2, 3] and [v for _, v in values] == pytest.approx(wanted), name
+
+
+def test_tensorboard_that_is_not_there_and_a_folder_that_is_a_file(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ppvae.Problem, match="not installed"):
+        ppvae.fit(made(), rows(), tensorboard=tmp_path / "board", **OPTIONS)
+    monkeypatch.undo()
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    (tmp_path / "a_file").write_text("x")
+    with pytest.raises(ppvae.Problem, match="cannot be written to"):
+        ppvae.fit(made(), rows(), tensorboard=tmp_path / "a_file", **OPTIONS)

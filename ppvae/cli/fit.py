@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json as jsonlib
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -65,6 +66,9 @@ def fit(
         str, typer.Option(help="auto (stage the step), inductor (fuse it too; needs a C++ compiler), or off.")
     ] = "auto",
     precision: Annotated[str, typer.Option(help="Of products: float32, tf32 or bf16.")] = "float32",
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write events for TensorBoard, into the run's folder.")
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -123,6 +127,7 @@ def _fit(
             rows_of.taken(rows_of.train, made),
             objective=_objective(given["objective"], given["draws"]),
             checkpoint=folder,
+            tensorboard=folder / "tensorboard" if given["tensorboard"] else None,
             redraw=rows_of.redraw,
             progress=True,
             device=device,
@@ -184,6 +189,7 @@ def _claim(folder: Path, arguments: dict[str, Any], force: bool) -> None:
     if force:
         for name in (*WRITTEN, COMMAND, PAIR):
             (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
     write_whole(folder / COMMAND, lambda draft: Path(draft).write_text(jsonlib.dumps(arguments, indent=2) + "\n"))
 
 

@@ -17,6 +17,7 @@ from ppvae.checking import check
 from ppvae.errors import Problem
 from ppvae.fitting.checkpoint import Checkpoint
 from ppvae.fitting.diagnosis import Before, NotFinite, first_not_finite, not_finite
+from ppvae.fitting.events import Events
 from ppvae.fitting.options import DEFAULT_BATCH, batch_size_of, refuse_no_parameters, refuse_options
 from ppvae.fitting.passes import Passes
 from ppvae.fitting.precision import precise
@@ -76,6 +77,7 @@ def fit(
     patience: int | None = None,
     redraw: Redraw | None = None,
     progress: bool | None = None,
+    tensorboard: str | Path | None = None,
 ) -> Fit:
     """Maximise the mean of an objective over the rows, by Adam.
 
@@ -109,6 +111,7 @@ def fit(
         patience: stop when the held-out bound has not risen for so many epochs, and keep the best parameters.
         redraw: makes a fresh observation of each batch of stored x (dynamic binarization: ``torch.bernoulli``).
         progress: a progress line on standard error; None: where that is a terminal.
+        tensorboard: a folder for TensorBoard's event files, one scalar a number and epoch.
 
     Raises:
         Problem: data or a pair that `ppvae.check` refuses, an option out of range, a bound that is not finite
@@ -151,7 +154,8 @@ def fit(
         processes.agree({"the step in the checkpoint": run.position.step if run.position else 0})
         result = Fit(pair, run.history)
         show = progress if processes.first else False
-        with Progress(epochs, passes.steps, len(rows.train), run.history, show) as bar:
+        told = Events(tensorboard if processes.first else None, run.history)
+        with Progress(epochs, passes.steps, len(rows.train), run.history, show) as bar, told:
             for epoch in range(len(run.history), epochs):
                 if patience is not None and epoch - run.best_epoch >= patience and run.history:
                     result.stopped = "held-out bound"
@@ -187,6 +191,7 @@ def fit(
                 record = processes.agreed(record)
                 run.add(record)
                 bar.report(record)
+                told.add(record)
             run.finish()
         if patience is not None:
             run.restore_best()
