@@ -131,7 +131,17 @@ def test_fit_is_interrupted_and_goes_on(ppvae_, monkeypatch):
     assert all(torch.equal(whole[k], cut[k]) for k in whole)
     code, _, err = ppvae_("fit", "--resume", "cut")
     assert code == 2 and "is finished" in err
+    from pathlib import Path
+
+    Path("cut/mine.txt").write_text("notes")
+    kept = {path.name: path.read_bytes() for path in Path("cut").iterdir()}
+    code, _, err = ppvae_(
+        *words, "-o", "cut", "--force", "--learning-rate", "-1"
+    )  # refused: the earlier run is still there
+    assert code == 2 and {path.name: path.read_bytes() for path in Path("cut").iterdir()} == kept
+    assert ppvae_(*words, "-o", "new", "--learning-rate", "-1")[0] == 2 and not Path("new").exists()
     assert ppvae_(*words, "-o", "cut")[0] == 2 and ppvae_(*words, "-o", "cut", "--force")[0] == 0
+    assert Path("cut/mine.txt").exists() and not Path("cut/.replaced").exists()
 
 
 def test_impute_completes_a_table_and_leaves_what_was_there(ppvae_):

@@ -38,6 +38,13 @@ def test_coverage_is_one_where_laws_are_equal_and_zero_where_they_share_nothing(
     assert coverage(predicted, torch.ones(2, dtype=torch.bool), truth).isnan()
 
 
+def test_few_perfect_draws_cover_less_than_all():
+    for count, wanted in ((20, 0.89), (100, 0.98)):
+        drawn = torch.randint(10, (2000, count, 1), generator=torch.Generator().manual_seed(count)).double()
+        found = coverage(drawn, torch.zeros(2000, 1, dtype=torch.bool), [torch.full((2000, 10), 0.1)])
+        assert abs(found.mean() - wanted) < 0.005 + 5 * found.std() / 2000**0.5
+
+
 def test_coverage_by_hand():
     """p = (3/4, 1/4), q = (1/2, 1/2): entropy of the middle less the mean entropy."""
     predicted = torch.tensor([0, 0, 0, 1])[:, None]

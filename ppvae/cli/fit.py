@@ -23,6 +23,9 @@ from ppvae.files import write_whole
 from ppvae.fitting.folder import COMMAND, LAST, PREVIOUS, WRITTEN, make_folder, refuse_other
 
 PAIR = "pair.pt"  # what the run leaves
+BOARD = "tensorboard"
+OWN = (*WRITTEN, COMMAND, PAIR, BOARD)
+ASIDE = ".replaced"  # a folder in the run's, of an earlier one
 OPTIONS = ("epochs", "batch_size", "learning_rate", "held_out", "patience", "compile", "precision")  # of `ppvae.fit`
 
 
@@ -127,20 +130,20 @@ def _fit(
             rows_of.taken(rows_of.train, made),
             objective=_objective(given["objective"], given["draws"]),
             checkpoint=folder,
-            tensorboard=folder / "tensorboard" if given["tensorboard"] else None,
+            tensorboard=folder / BOARD if given["tensorboard"] else None,
             redraw=rows_of.redraw,
             progress=True,
             device=device,
             seed=seed,
             **{name: given[name] for name in OPTIONS},
         )
-    except Problem:
-        _tidy(folder)
-        raise
     except KeyboardInterrupt as stop:
         words = f"; ppvae fit --resume {folder} goes on" if (folder / LAST).exists() else " in the first epoch"
         errors.print(f"\nstopped{words}")
         raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
+    finally:
+        if os.environ.get("RANK", "0") == "0":
+            _settle(folder)
     seconds = time.perf_counter() - began
     if os.environ.get("RANK", "0") != "0":
         return
@@ -184,20 +187,42 @@ def _refuse_taken(folder: Path, arguments: dict[str, Any], force: bool) -> None:
 
 
 def _claim(folder: Path, arguments: dict[str, Any], force: bool) -> None:
-    """Make the run's folder, and keep the command there."""
+    """Make the run's folder, and keep the command there. With ``force`` an earlier run is set aside until this one has begun."""
     make_folder(folder)
     if force:
-        for name in (*WRITTEN, COMMAND, PAIR):
-            (folder / name).unlink(missing_ok=True)
-        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+        _move(folder, folder / ASIDE)
     write_whole(folder / COMMAND, lambda draft: Path(draft).write_text(jsonlib.dumps(arguments, indent=2) + "\n"))
 
 
-def _tidy(folder: Path) -> None:
-    """Where nothing but the command is kept, nothing was begun."""
-    if [file.name for file in folder.iterdir()] == [COMMAND]:
-        (folder / COMMAND).unlink()
+def _settle(folder: Path) -> None:
+    """Once there is a checkpoint the run has begun, and what it replaced goes; before that nothing has changed."""
+    aside = folder / ASIDE
+    if any((folder / name).exists() for name in (LAST, PREVIOUS)):
+        shutil.rmtree(aside, ignore_errors=True)
+        return
+    for name in OWN:
+        _remove(folder / name)
+    if aside.exists():
+        _move(aside, folder)
+        aside.rmdir()
+    if not any(folder.iterdir()):
         folder.rmdir()
+
+
+def _move(source: Path, target: Path) -> None:
+    """What a run has written, and nothing else that lies there."""
+    target.mkdir(exist_ok=True)
+    for name in OWN:
+        if (source / name).exists():
+            _remove(target / name)
+            os.replace(source / name, target / name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _command_of(folder: Path, context: typer.Context) -> dict[str, Any]:

@@ -93,7 +93,7 @@ class Checkpoint:
             "format": FORMAT,
             "of": self.of,
             "history": self.history,
-            "position": None if self.position is None else self.position.values(),
+            "position": None if self.position is None else vars(self.position),
             "best": self.best,
             "best_epoch": self.best_epoch,
             "best_bound": self.best_bound,

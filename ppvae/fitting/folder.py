@@ -23,7 +23,7 @@ from ppvae.machine import machine
 CONFIG, ENVIRONMENT, METRICS = "config.json", "environment.json", "metrics.jsonl"
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 WRITTEN = (CONFIG, ENVIRONMENT, METRICS, LAST, PREVIOUS, BEST)
-COMMAND = "command.json"  # of `ppvae fit`, which makes the folder before anything is read
+COMMAND = "command.json"  # of `ppvae fit`, which makes the folder
 
 
 class Folder:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,10 +37,6 @@ class Position:
     total: Tensor
     generators: list[Tensor]
     seconds: float
-
-    def values(self) -> dict[str, Any]:
-        """As a checkpoint keeps them."""
-        return {"step": self.step, "total": self.total, "generators": self.generators, "seconds": self.seconds}
 
 
 @dataclass(frozen=True)

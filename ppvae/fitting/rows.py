@@ -75,7 +75,8 @@ class Rows:
     def order(self, began: list[Tensor] | None = None) -> Tensor:
         """The rows to train on in a new order, drawn from the generators as they are, or as they were when an epoch began."""
         now = generators()
-        set_generators(began or now)
+        if began:
+            set_generators(began)
         order = self.train[torch.randperm(len(self.train), device=self.train.device)]
         if began:
             set_generators(now)
