@@ -10,6 +10,7 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 slow: $(VENV)/ready
@@ -17,6 +18,7 @@ slow: $(VENV)/ready
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 bench: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'

@@ -37,14 +37,14 @@ class Encoder(nn.Module):
         self.logits = nn.Linear([more, *hidden][-1], classes)
         self.style = Gaussian([more + classes, *hidden][-1], latents)
 
-    def a(self, x: Tensor, mask: Tensor | bool = True) -> dist.Distribution:
+    def a(self, x: Tensor, mask: Tensor | bool = True) -> dist.TorchDistribution:
         return self.auxiliary(self.auxiliary_net(beside_mask(x, mask)))
 
     def y(self, x: Tensor, a: Tensor, mask: Tensor | bool = True) -> dist.Categorical:
         logits = self.logits(self.class_net(together(beside_mask(x, mask), a.squeeze(-2))))
         return dist.Categorical(logits=logits.unsqueeze(-2))  # batch (…, N, 1)
 
-    def z(self, x: Tensor, a: Tensor, y: Tensor, mask: Tensor | bool = True) -> dist.Distribution:
+    def z(self, x: Tensor, a: Tensor, y: Tensor, mask: Tensor | bool = True) -> dist.TorchDistribution:
         return self.style(self.style_net(beside(together(beside_mask(x, mask), a.squeeze(-2)), y, self.classes)))
 
 

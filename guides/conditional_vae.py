@@ -38,7 +38,7 @@ class Encoder(nn.Module):
         self.classes = classes
         self.net = encoder_of(kind, features + classes, latents, hidden)
 
-    def forward(self, x: Tensor, label: Tensor, mask: Tensor | bool = True) -> dist.Distribution:
+    def forward(self, x: Tensor, label: Tensor, mask: Tensor | bool = True) -> dist.TorchDistribution:
         row = beside(x, label[:, None], self.classes)
         seen = torch.cat([observed(x, mask), torch.ones_like(row[..., x.shape[-1] :], dtype=torch.bool)], -1)
         return self.net(row, seen)

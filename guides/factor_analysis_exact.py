@@ -23,7 +23,7 @@ def guide(decoder: Decoder, x: Tensor, mask: Tensor | bool = True) -> None:
         pyro.sample("z", dist.MultivariateNormal(q.loc[:, None], scale_tril=q.scale_tril[:, None]))  # (…, N, 1, K)
 
 
-guide.exact = True
+guide.exact = True  # type: ignore[attr-defined]  # a function carries what it declares
 
 
 def make(features: int, latents: int, tied: bool = False) -> Pair:

@@ -33,7 +33,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.net, self.components, self.rounds = net, components, rounds
 
-    def forward(self, x: Tensor) -> dist.Distribution:
+    def forward(self, x: Tensor) -> dist.TorchDistribution:
         return self.net(x)
 
 

@@ -32,7 +32,7 @@ class Encoder(nn.Module):
         self.reading = Reading(kinds, scales)
         self.net = encoder_of(kind, self.reading.features, latents, hidden)
 
-    def forward(self, x: Tensor, mask: Tensor | bool = True) -> pyro.distributions.Distribution:
+    def forward(self, x: Tensor, mask: Tensor | bool = True) -> pyro.distributions.TorchDistribution:
         return self.net(*self.reading(x, mask))
 
 

@@ -43,7 +43,7 @@ class Encoder(nn.Module):
         logits = self.logits(self.class_net(beside_mask(x, mask)))
         return dist.Categorical(logits=logits.unsqueeze(-2))  # batch (…, N, 1)
 
-    def z(self, x: Tensor, y: Tensor, mask: Tensor | bool = True) -> dist.Distribution:
+    def z(self, x: Tensor, y: Tensor, mask: Tensor | bool = True) -> dist.TorchDistribution:
         return self.style(self.style_net(beside(beside_mask(x, mask), y, self.classes)))
 
 

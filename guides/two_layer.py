@@ -38,7 +38,7 @@ class Encoder(nn.Module):
         self.z1 = encoder_of(kind, features, latents[0], near, nn.Tanh)
         self.net2, self.head2 = mlp(latents[0], far, nn.Tanh), Gaussian(far[-1], latents[1])
 
-    def z2(self, z1: Tensor) -> dist.Distribution:
+    def z2(self, z1: Tensor) -> dist.TorchDistribution:
         return self.head2(self.net2(z1))
 
 

@@ -38,7 +38,7 @@ class Decoder(semi_supervised_vae.Decoder):
         inputs = 2 * features + classes + latents
         self.back, self.head = mlp(inputs, hidden), Gaussian([inputs, *hidden][-1], auxiliary)
 
-    def a(self, x: Tensor, y: Tensor, z: Tensor, mask: Tensor | bool) -> dist.Distribution:
+    def a(self, x: Tensor, y: Tensor, z: Tensor, mask: Tensor | bool) -> dist.TorchDistribution:
         return self.head(self.back(beside(together(beside_mask(x, mask), z.squeeze(-2)), y, self.classes)))
 
 

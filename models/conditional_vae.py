@@ -36,7 +36,7 @@ class Decoder(nn.Module):
         self.features, self.latents, self.classes = features, latents, classes
         self.net = vae.Decoder(features, latents + classes, hidden, likelihood_name)
 
-    def forward(self, z: Tensor, label: Tensor) -> dist.Distribution:
+    def forward(self, z: Tensor, label: Tensor) -> dist.TorchDistribution:
         return self.net(beside(z, label[:, None], self.classes))
 
 

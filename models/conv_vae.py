@@ -58,7 +58,7 @@ class Decoder(nn.Module):
         if likelihood_name == "normal":
             self.spread = nn.Parameter(torch.zeros(self.features))
 
-    def forward(self, z: Tensor) -> dist.Distribution:
+    def forward(self, z: Tensor) -> dist.TorchDistribution:
         value = self.net(z)  # (…, C·H·W)
         if self.likelihood_name == "bernoulli":
             return dist.Bernoulli(logits=value)

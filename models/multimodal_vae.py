@@ -36,7 +36,7 @@ class Decoder(nn.Module):
         self.image = vae.Decoder(features, latents, hidden, likelihood_name)
         self.words = mixed_vae.Decoder(latents, tuple(hidden)[-1:], kinds)
 
-    def x(self, z: Tensor) -> dist.Distribution:
+    def x(self, z: Tensor) -> dist.TorchDistribution:
         return self.image(z.squeeze(-2))
 
     def y(self, z: Tensor) -> Columns:

@@ -33,7 +33,7 @@ class Decoder(nn.Module):
     def y(self) -> dist.Categorical:
         return dist.Categorical(logits=next(self.parameters()).new_zeros(1, 1, self.classes))
 
-    def x(self, z: Tensor, y: Tensor) -> dist.Distribution:
+    def x(self, z: Tensor, y: Tensor) -> dist.TorchDistribution:
         return self.net(beside(z.squeeze(-2), y, self.classes))
 
 

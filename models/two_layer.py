@@ -37,10 +37,10 @@ class Decoder(nn.Module):
         self.net1, self.net2 = mlp(latents[0], near, nn.Tanh), mlp(latents[1], far, nn.Tanh)
         self.head1, self.head2 = likelihood(likelihood_name, near[-1], features), Gaussian(far[-1], latents[0])
 
-    def z1(self, z2: Tensor) -> dist.Distribution:
+    def z1(self, z2: Tensor) -> dist.TorchDistribution:
         return self.head2(self.net2(z2))
 
-    def x(self, z1: Tensor) -> dist.Distribution:
+    def x(self, z1: Tensor) -> dist.TorchDistribution:
         return self.head1(self.net1(z1))
 
 

@@ -38,7 +38,7 @@ class Decoder(nn.Module):
         self.net = mlp(latents, widths, activation)
         self.head = likelihood(likelihood_name, widths[-1] if widths else latents, features, classes)
 
-    def forward(self, z: Tensor) -> dist.Distribution:
+    def forward(self, z: Tensor) -> dist.TorchDistribution:
         return self.head(self.net(z))
 
 

@@ -23,6 +23,9 @@ from ppvae.nn.graphs import nodes_of, places
 class Decoder(nn.Module):
     """p(x | z): z (…, 1, V, K) to a Bernoulli of batch (…, D)."""
 
+    place: Tensor
+    zero: Tensor
+
     def __init__(self, features: int, latents: int) -> None:
         super().__init__()
         self.features, self.latents, self.nodes = features, latents, nodes_of(features)

@@ -125,7 +125,7 @@ def _tensor(name: str, value: Any, home: Tensor) -> Tensor:
     if hasattr(value, "to_numpy"):  # a DataFrame or a Series; only then is pandas there
         value = _numbers(name, value)
     if isinstance(value, np.ma.MaskedArray):  # its mask is True where missing
-        value = value.astype(float).filled(np.nan)
+        value = np.ma.filled(value.astype(float), np.nan)
     if isinstance(value, Tensor) and (value.is_sparse or value.is_complex() or value.layout != torch.strided):
         raise Problem(
             f"{name} is a {value.dtype} tensor with layout {value.layout}",

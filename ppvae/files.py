@@ -15,7 +15,7 @@ from torch import Tensor
 from ppvae.errors import Problem
 
 
-def write_whole(path: str | Path, write: Callable[[str], None], before: Path | None = None) -> None:
+def write_whole(path: str | Path, write: Callable[[str], object], before: Path | None = None) -> None:
     """Write a file whole or not at all: to a neighbour first, which is brought to the disk and then renamed into place.
 
     Args:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
@@ -47,6 +47,10 @@ class Pair(nn.Module):
     Raises:
         Problem: a module that neither function asks for, a reserved name, something that is no module.
     """
+
+    if TYPE_CHECKING:  # the modules are the user's, by the user's names
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(self, model: Callable, guide: Callable | None = None, **modules: nn.Module) -> None:
         super().__init__()
@@ -132,7 +136,7 @@ class Pair(nn.Module):
         hidden = self._hidden(given) if side == "model" else {}
         if side == "model" and "x" in given:
             given = {**self.seen(given["x"], given["mask"]), **given}
-        call = {}
+        call: dict[str, Any] = {}
         for name, parameter in takes.items():
             if name in self._modules:
                 call[name] = self._modules[name]

@@ -156,7 +156,7 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                 table[rows] = np.where(gaps, drawn, X[rows])
         return completed
 
-    def _incomplete(self, X: NDArray) -> Iterator[tuple[NDArray, Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]]:
+    def _incomplete(self, X: NDArray) -> Iterator[tuple[NDArray, Tensor, Tensor, tuple[Tensor, ...]]]:
         """Walk through the rows with gaps: their numbers, x and mask of the columns that vary, W, loc and scale."""
         some = self.scale_ > 0
         W = self.W_ if self.n_latents_ else np.zeros((len(some), 1))  # a factor without loadings stands for none
@@ -203,7 +203,7 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
 
 def _whole(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, (bool, np.bool_)) and value >= 1
+    return isinstance(value, Integral) and not isinstance(value, (bool, np.bool_)) and int(value) >= 1
 
 
 def _moments(X: NDArray) -> tuple[NDArray, NDArray]:
@@ -228,4 +228,4 @@ def _choose(z: Tensor, iterations: int, random: RandomState) -> int:
     if len(sizes) == 1 or not hidden.any():
         return sizes[0]
     errors = hidden_errors(z, hidden, sizes, min(200, iterations))
-    return min(errors, key=errors.get)
+    return min(errors, key=errors.__getitem__)

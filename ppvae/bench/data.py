@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 
@@ -59,7 +60,8 @@ def case(bench: Bench, rows: int = 60_000, features: int = 784) -> Iterator[list
 
 def rounds_of(sources: dict[str, np.ndarray], rounds: int, bench: Bench) -> dict[str, list[Epoch]]:
     """What every source took in every round; a round before them does not count."""
-    order, found = random.Random(bench.seed), {name: [] for name in sources}
+    order = random.Random(bench.seed)
+    found: dict[str, list[Epoch]] = {name: [] for name in sources}
     for round in range(-1, rounds):
         for name in order.sample(list(sources), len(sources)):
             epoch = measured(sources[name], bench)
@@ -109,8 +111,5 @@ def _waiting() -> Iterator[list[float]]:
                 return
             yield batch
 
-    Rows.batches = timed
-    try:
+    with patch.object(Rows, "batches", timed):
         yield waited
-    finally:
-        Rows.batches = batches

@@ -9,7 +9,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -25,7 +26,7 @@ from ppvae.objectives import elbo, iw_elbo, renyi, wake_sleep
 SECONDS = 25
 ROWS, ROUNDS = 20_000, 30
 PATHWISE = "pathwise"
-COSTS = {
+COSTS: dict[str, dict[str, Any]] = {
     "elbo, 1 particle": {PATHWISE: elbo(), "stl": elbo(1, "stl")},
     "elbo, 5 particles": {PATHWISE: elbo(5), "score": elbo(5, "score")},
     "iw_elbo, 5 particles": {
@@ -123,7 +124,7 @@ def gaussian(rows: int) -> ppvae.Pair:
     return ppvae.Pair(model, guide, rows=Locations(torch.full((1, 1), 0.4), rows))
 
 
-def gradients(pair: ppvae.Pair, objective: object, x: float) -> Tensor:
+def gradients(pair: ppvae.Pair, objective: Callable[..., Tensor], x: float) -> Tensor:
     """One gradient of the guide's parameters for each row, (rows, parameters)."""
     value = pair.rows.value
     bound = objective(pair, torch.full((len(value), 1), x))

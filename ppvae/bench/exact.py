@@ -17,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,7 +90,7 @@ def variants(rows: int, features: int, latents: int, seed: int) -> dict[str, tup
 def story(rows: int, features: int, latents: int, seed: int) -> tuple[Tensor, ...]:
     """W, loc, scale, rows that they explain, and a mask that hides half of their entries."""
     draw = torch.Generator().manual_seed(seed)
-    kwargs = {"generator": draw, "dtype": torch.float64}
+    kwargs: dict[str, Any] = {"generator": draw, "dtype": torch.float64}
     W, loc = torch.randn(features, latents, **kwargs) / latents**0.5, torch.randn(features, **kwargs)
     scale = 0.3 + torch.rand(features, **kwargs)
     x = torch.randn(rows, features, **kwargs).mul_(scale).add_(loc)

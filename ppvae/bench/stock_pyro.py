@@ -25,12 +25,12 @@ def step(vae: VAE, x: Tensor, bound: ELBO, validate: bool = True) -> Callable[[]
         bound: Pyro's ``Trace_ELBO()`` and its like.
         validate: with Pyro's validation, as it comes; without, as its documentation advises for a model that works.
     """
-    serial = next(_serial)
+    serial, latents = next(_serial), next(vae.decoder.parameters()).shape[1]
 
     def model(x: Tensor) -> None:
         pyro.module(f"bench{serial}.decoder", vae.decoder)
         with pyro.plate("data", len(x)):
-            loc = x.new_zeros(len(x), vae.decoder[0].in_features)
+            loc = x.new_zeros(len(x), latents)
             z = pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
             pyro.sample("x", dist.Bernoulli(logits=vae.decoder(z)).to_event(1), obs=x)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 import time
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,7 +48,7 @@ def bench(
     try:
         with threadpool_limits(torch.get_num_threads()):  # NumPy's BLAS
             for name, found in modules.items():
-                run = Bench(rounds, where, say=lambda text, name=name: report.say(f"{name}: {text}"))
+                run = Bench(rounds, where, say=partial(report.say, name))
                 run.left_out = report.left_out  # a library that is not there is said once, not once a case
                 with own_generators(run.seed):
                     for records in found.case(run):
@@ -101,11 +102,11 @@ class Report:
     def seconds(self) -> float:
         return time.perf_counter() - self.began
 
-    def say(self, text: str) -> None:
+    def say(self, case: str, text: str) -> None:
         """One line: what is done now, and the hour at which all will be."""
         left = self.pace * sum(self.expected.values()) - (self.seconds - self.until)
         end = datetime.now() + timedelta(seconds=max(left, 0.0))
-        console.print(f"[dim]{datetime.now():%H:%M:%S}, end about {end:%H:%M}[/]  {escape(text)}")
+        console.print(f"[dim]{datetime.now():%H:%M:%S}, end about {end:%H:%M}[/]  {escape(f'{case}: {text}')}")
 
     def add(self, case: str, records: list[Record]) -> None:
         """Keep the records of one setting, or more of the one before; a setting is shown when it is over."""
@@ -151,12 +152,12 @@ def table(records: list[Record]) -> Table:
 
 
 def _cell(name: str, figures: dict[str, float | None]) -> str:
-    value = figures.get(name)
+    value, low, high = (figures.get(name + end) for end in ("", "_low", "_high"))
     if value is None:
         return ""
-    if f"{name}_low" not in figures:
+    if low is None or high is None:
         return _number(value)
-    return f"{_number(value)} [dim]({_number(figures[f'{name}_low'])} to {_number(figures[f'{name}_high'])})[/]"
+    return f"{_number(value)} [dim]({_number(low)} to {_number(high)})[/]"
 
 
 def _number(value: float) -> str:

@@ -40,7 +40,7 @@ def demo(
     )
 
     torch.manual_seed(seed)
-    pairs = {
+    pairs: dict[str, tuple[ppvae.Pair, dict[str, Any]]] = {
         "factor analysis, exact": (
             ppvae.make("factor_analysis_exact", digits.features, 16),
             {"epochs": 60, "learning_rate": 2e-2},

@@ -77,7 +77,7 @@ def evaluate(
     json: Json = None,
 ) -> None:
     """Score a saved pair on the test rows of its data: ELBO, log-evidence, diagnostics, in nats per row."""
-    arguments = {"file": str(file), "data": data, "particles": particles, "rows": rows, "hide": hide, "seed": seed}
+    arguments = dict[str, Any](file=str(file), data=data, particles=particles, rows=rows, hide=hide, seed=seed)
     arguments |= {"calibrate": calibrate, "figure": figure and str(figure), "report": report and str(report)}
     figures = Figures("evaluate", arguments, json)
     if figure is not None:
@@ -106,6 +106,7 @@ def evaluate(
         figures.results["calibration"] = calibration(pair, rows_of, hide, rows, seed, figure)
     if report is not None:
         entries, label = _labelled(pair, rows_of, rows, seed)
+        assert pair._built is not None  # it was read from a file
         said = {"name": pair._built[0], "data": rows_of.name, "written": time.strftime("%Y-%m-%d %H:%M")}
         page = fitted(pair, entries, figures.results, file, rows_of.shape, label, **said)
         write_whole(report, lambda draft: Path(draft).write_text(page, encoding="utf-8"))

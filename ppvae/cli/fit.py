@@ -106,7 +106,7 @@ def _fit(
     folder = Path(output or f"{pair}-{Path(data).stem}")
     arguments = {"pair": pair, "data": data, "output": str(folder), "particles": particles, "rows": rows, **given}
     arguments["json"] = json
-    figures = Figures("fit", arguments, json and Path(json))
+    figures = Figures("fit", arguments, Path(json) if json else None)
     if "RANK" not in os.environ:
         _refuse_taken(folder, arguments, force)
         if processes > 1:
@@ -225,11 +225,14 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _named(context: typer.Context, option: str) -> bool:
+    source = context.get_parameter_source(option)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def _command_of(folder: Path, context: typer.Context) -> dict[str, Any]:
     """The arguments that a run was begun with."""
-    others = [
-        name for name in context.params if name != "resume" and context.get_parameter_source(name).name == "COMMANDLINE"
-    ]
+    others = [name for name in context.params if name != "resume" and _named(context, name)]
     if others:
         raise Problem(
             f"--resume stands beside {', '.join(others)}",

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -89,7 +89,7 @@ def impute(
 ) -> None:
     """Complete a table with holes. Observed cells and text are written as they were; the input file is not touched."""
     many = output.with_name(f"{output.stem}.draws{output.suffix if parquet.ends(output) else '.csv'}")
-    arguments = {"table": str(table), "output": str(output), "latents": latents, "deep": deep, "draws": draws}
+    arguments = dict[str, Any](table=str(table), output=str(output), latents=latents, deep=deep, draws=draws)
     arguments |= {"kind": kind} if kind else {}
     figures = Figures("impute", arguments | {"seed": seed, "report": report and str(report)}, json)
     if deep and latents:
@@ -137,7 +137,7 @@ def impute(
     with _doing("writing the table"):
         if draws:
             write_completed(holes, sheet.cells(drawn[:draws], lines), many, force)
-        if page:
+        if report and page:
             write_new(report, lambda draft: Path(draft).write_text(page, encoding="utf-8"), force)
         write_completed(holes, sheet.cells(filled, lines), output, force)
     figures.write()

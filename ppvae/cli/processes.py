@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from pathlib import Path
+from typing import IO, Any
 
 import torch
 from torch.multiprocessing import ProcessContext, ProcessExitedException, ProcessRaisedException, spawn
@@ -148,7 +149,7 @@ def _allow_interrupt() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
 
-def _redirect(stream: object, path: str) -> None:
+def _redirect(stream: IO[Any], path: str) -> None:
     stream.flush()
     handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     os.dup2(handle, stream.fileno())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,17 +47,17 @@ class Figures:
 
     def __post_init__(self) -> None:
         if self.path is not None:
-            self._refuse_loss()
+            self._refuse_loss(self.path)
 
-    def _refuse_loss(self) -> None:
+    def _refuse_loss(self, path: Path) -> None:
         taken = [
             name
             for name, value in self.arguments.items()
-            if name != "json" and value and Path(str(value)).resolve() == self.path.resolve()
+            if name != "json" and value and Path(str(value)).resolve() == path.resolve()
         ]
         if taken:
             raise Problem(f"--json and {taken[0]} are the same file", "one would replace the other", "another name")
-        refuse_loss(self.path)
+        refuse_loss(path)
 
     def write(self) -> None:
         """Write them where ``--json`` says."""
@@ -87,7 +87,7 @@ class Source:
     """
 
     name: str
-    train: dict[str, Tensor | np.memmap]
+    train: Mapping[str, Tensor | np.ndarray]
     test: dict[str, Tensor]
     redraw: Any
     likelihood: str
@@ -105,7 +105,7 @@ class Source:
             rows["x"] = self.redraw(rows["x"], generator=torch.Generator().manual_seed(seed))
         return self.taken(rows, pair)
 
-    def taken(self, rows: dict[str, Tensor], pair: Pair) -> dict[str, Tensor]:
+    def taken(self, rows: Mapping[str, Any], pair: Pair) -> dict[str, Any]:
         """The entries that the pair takes; a covariate that the data lack is named."""
         missing = [name for name, needed in pair.entries.items() if needed and name not in rows]
         if missing:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ def summed(values: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor]:
     return torch.einsum("pn,pnd->nd", share, values)[None] / total[..., None], top + total.log()
 
 
-def weighted_mean(blocks: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+def weighted_mean(blocks: Iterable[Sequence[Tensor]]) -> Tensor:
     """The mean of values (P, n, D) under their log-weights (P, n), (n, D)."""
     means, weights = zip(*(summed(*block) for block in blocks), strict=True)
     return summed(torch.cat(means), torch.cat(weights))[0][0]

@@ -71,7 +71,7 @@ def datatree(
         return ("chain", "draw", "row"), value[None].cpu().numpy()
 
     entry = ("chain", "draw", "row", "feature")
-    groups = {
+    groups: dict[str, dict[str, Any]] = {
         "posterior": {name: chain(name, value) for name, value in draws.items()},
         "posterior_predictive": {"x": (entry, completed[None].cpu().numpy())},
         "log_likelihood": {"x": (entry, log_likelihood[None].cpu().numpy())},

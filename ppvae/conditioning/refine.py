@@ -16,7 +16,7 @@ from ppvae.evaluate.density import guide_draws
 from ppvae.evaluate.offsets import Moved, Offsets, climb, start
 from ppvae.pair import Pair
 from ppvae.tracing.terms import weights_of
-from ppvae.tracing.traces import At, by_row, log_prob, run
+from ppvae.tracing.traces import At, added, by_row, log_prob, run
 
 DRAWS = 400  # of each row, from which bounds are reported
 
@@ -97,10 +97,7 @@ def refine(
         rounding = 1e3 * torch.finfo(before.dtype).eps * (1 + before.abs().amax(0))
         wrong = before.amax(0) - before.amin(0) > rounding  # an exact posterior's log-weights do not vary
         better = wrong & (after.mean(0) > before.mean(0))
-        kept = {
-            name: tuple(torch.where(better.reshape(-1, *[1] * (t.dim() - 1)), t, 0.0) for t in each)
-            for name, each in offsets.items()
-        }
+        kept = {name: (_only(better, a), _only(better, b)) for name, (a, b) in offsets.items()}
         before, after = _compared(pair, table, none, kept)  # the rows were chosen by other draws
     return Refined(pair, table, kept, before.mean(0), after.mean(0))
 
@@ -155,7 +152,7 @@ class memoryless:  # noqa: N801  (a verb of the library)
         at = {name: site["value"] for name, site in drawn.items() if name in offsets}
         with At(at), Moved(offsets):  # the inner one first: these are the values of the moved distributions
             traces = run(pair, table, self.particles)
-        log_q = sum(by_row(log_prob(traces.guide.nodes[name]), traces) for name in offsets)
+        log_q = added(by_row(log_prob(traces.guide.nodes[name]), traces) for name in offsets)
         return (weights_of(traces) + log_q - log_q.detach()).mean(0)
 
 
@@ -174,6 +171,10 @@ def _compared(pair: Pair, table: Table, first: Offsets, second: Offsets) -> tupl
     with torch.random.fork_rng(devices):
         before = _weights(pair, table, first, DRAWS)
     return before, _weights(pair, table, second, DRAWS)
+
+
+def _only(rows: Tensor, offsets: Tensor) -> Tensor:
+    return torch.where(rows.reshape(-1, *[1] * (offsets.dim() - 1)), offsets, 0.0)
 
 
 def _refuse_steps(steps: Any, learning_rate: Any) -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import torch
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.fx import Node
 
 from ppvae.door import Table
@@ -139,7 +141,7 @@ class Staged:
             self._refuse("a staged block differs from the eager one: something that changes is not a tensor")
         return eager
 
-    def _forked(self) -> torch.random.fork_rng:
+    def _forked(self) -> AbstractContextManager[None]:
         return torch.random.fork_rng({t.device for t in self.table.values.values() if t.is_cuda})
 
     def _refuse(self, reason: str) -> None:
@@ -152,13 +154,13 @@ def _refuse_shapes_by_value(graph: Draws) -> None:
     """How many entries another block has in such a place is not known."""
     for node in graph.nodes:
         op = operation(node)
-        if op is not None and torch.Tag.dynamic_output_shape in op.tags and not _by_numbers(node):
+        if op is not None and torch.Tag.dynamic_output_shape in op.tags and not _by_numbers(node, op):
             raise RuntimeError(f"the shape of {op}'s result depends on values")
 
 
-def _by_numbers(node: Node) -> bool:
+def _by_numbers(node: Node, op: OpOverload) -> bool:
     """Whether an indexing takes whole numbers: as many as there are."""
-    indices = node.args[1] if "index" in node.target._schema.name else None
+    indices = node.args[1] if "index" in op._schema.name else None
     return isinstance(indices, (list, tuple)) and all(
-        index is None or (shape_of(index) is not None and shape_of(index).dtype == torch.long) for index in indices
+        index is None or getattr(shape_of(index), "dtype", None) == torch.long for index in indices
     )

@@ -9,7 +9,7 @@ import numpy as np
 from ppvae.errors import Problem
 
 
-def read_array(path: str | Path) -> np.memmap:
+def read_array(path: str | Path) -> np.ndarray:
     """Map a `.npy` file of numbers, (N, D); rows of more than one dim, such as images, are flattened.
 
     Raises:

@@ -113,6 +113,6 @@ def _refuse(
         return
     values = [column.iloc[n] for n in rows[:3]]
     plain = [value.item() if isinstance(value, np.generic) else value for value in values]
-    first = ", ".join(f"{value!r} ({where(n)})" for value, n in zip(plain, rows, strict=False))
+    first = ", ".join(f"{value!r} ({where(n)})" for value, n in zip(plain, rows.tolist(), strict=False))
     count = f"{len(rows)} cells, the first three: " if len(rows) > 3 else ""
     raise Problem(f"column {column.name!r} holds what {what}: {count}{first}", cause, remedy)

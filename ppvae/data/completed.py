@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,8 +32,9 @@ def write_completed(table: Table, filled: np.ndarray, path: str | Path, force: b
             is not installed.
     """
     path = Path(path)
-    if isinstance(table.sheet, Lines) and not parquet.ends(path):
-        return write_new(path, lambda draft: _write_lines(table, filled, draft), force)
+    lines = table.sheet
+    if isinstance(lines, Lines) and not parquet.ends(path):
+        return write_new(path, lambda draft: _write_lines(table, lines, filled, draft), force)
     sheet = _typed(table, filled)
     if parquet.ends(path):
         return write_new(path, lambda draft: parquet.arrow().parquet.write_table(sheet, draft), force)
@@ -47,8 +49,7 @@ def number_name(table: Table) -> str:
     return "draw" if "draw" not in map(str, table.frame.columns) else ".draw"
 
 
-def _write_lines(table: Table, filled: np.ndarray, draft: str) -> None:
-    lines: Lines = table.sheet
+def _write_lines(table: Table, lines: Lines, filled: np.ndarray, draft: str) -> None:
     gaps = np.argwhere(np.isnan(table.values))  # (M, 2)
     holes = defaultdict(list)
     for m, (n, j) in enumerate(gaps.tolist()):
@@ -68,7 +69,7 @@ def _write_lines(table: Table, filled: np.ndarray, draft: str) -> None:
                 file.write(first + line + lines.ending)
 
 
-def _typed(table: Table, filled: np.ndarray) -> object:
+def _typed(table: Table, filled: np.ndarray) -> Any:
     pyarrow = parquet.arrow()
     sheet = table.sheet
     if isinstance(sheet, Lines):

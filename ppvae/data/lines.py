@@ -60,7 +60,9 @@ def scan(path: Path) -> Lines:
     except (OSError, UnicodeDecodeError) as error:
         raise Problem(f"{path} cannot be read: {error}", cause, remedy) from error
     mark = "\ufeff" * text.startswith("\ufeff")
-    header, rows, numbers = None, [], []
+    header: list[str] | None = None
+    rows: list[list[str]] = []
+    numbers: list[int] = []
     for row, line in _records(text.removeprefix(mark)):
         if row is None:
             seen = f"{path} cannot be read: a quoted cell that opens on line {line} does not end at its quote"

@@ -103,6 +103,7 @@ def mnist_attributes(
         Problem: an unknown split, a canvas or a number of rows out of range; what `ppvae.data.load` refuses.
     """
     source = mnist(folder)
+    assert source.label is not None  # MNIST has labels
     if len(rows) != 3 or min(rows) < 1 or sum(rows[:2]) > 60_000 or rows[2] > 10_000:
         raise Problem(
             f"rows is {rows!r}", "MNIST has 60,000 digits to train on and 10,000 to test on", "(55_000, 5_000, 10_000)"

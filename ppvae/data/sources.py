@@ -64,7 +64,7 @@ def _in_folder(source: Source, folder: Path) -> Path:
 
 
 def _from_home(source: Source) -> np.ndarray:
-    tried = []
+    tried: list[str] = []
     for url, path in _downloads(source, tried):
         try:
             return _checked(path, source)

@@ -139,7 +139,7 @@ def write_table(frame: pandas.DataFrame, path: str | Path, force: bool = False) 
     write_new(path, lambda draft: frame.to_csv(draft, index=False), force)
 
 
-def write_new(path: str | Path, write: Callable[[str], None], force: bool) -> None:
+def write_new(path: str | Path, write: Callable[[str], object], force: bool) -> None:
     """Write a file whole or not at all, in the place of another only with force; errors as `write_table`."""
     path = Path(path)
     if path.exists() and not path.is_file():

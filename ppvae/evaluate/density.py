@@ -23,7 +23,7 @@ from ppvae.errors import Caution, Problem
 from ppvae.pair import SEEN, Pair
 from ppvae.tracing.hidden import refuse_hidden
 from ppvae.tracing.terms import weights_of
-from ppvae.tracing.traces import PARTICLE_DIM, At, Traces, by_row, enumerated, is_global, log_prob, run
+from ppvae.tracing.traces import PARTICLE_DIM, At, Traces, added, by_row, enumerated, is_global, log_prob, run
 
 
 class Latents:
@@ -107,7 +107,7 @@ def guide_log_prob(pair: Pair, table: Table, values: dict[str, Tensor]) -> Tenso
     at = {name: value.expand(draws, rows, *value.shape[2:]) for name, value in values.items()}
     with At(at), pyro.plate("particles", draws, dim=PARTICLE_DIM):
         trace = poutine.trace(pair.guide).get_trace(size=rows, **table.call(pair))
-    return sum(log_prob(trace.nodes[name]).sum(-1).expand(draws, rows) for name in values)
+    return added(log_prob(trace.nodes[name]).sum(-1).expand(draws, rows) for name in values)
 
 
 def simulate(pair: Pair, table: Table, draws: int = 1) -> tuple[dict[str, Tensor], Table]:

@@ -102,5 +102,5 @@ def _mask(predicted: Tensor, asked: Tensor, mask: Any) -> Tensor:
 def _divergence(p: Tensor, q: Tensor) -> Tensor:
     """JS of laws (…, C), in bits."""
     middle = (p + q) / 2
-    parts = (torch.where(law > 0, law * (law / middle).log2(), 0.0).sum(-1) for law in (p, q))
-    return sum(parts) / 2
+    of_p, of_q = (torch.where(law > 0, law * (law / middle).log2(), 0.0).sum(-1) for law in (p, q))
+    return (of_p + of_q) / 2

@@ -11,7 +11,7 @@ from ppvae.conditioning.posterior import condition
 from ppvae.door import Table
 from ppvae.errors import Problem, refuse_count
 from ppvae.pair import Pair
-from ppvae.tracing.traces import run
+from ppvae.tracing.traces import added, run
 
 
 def class_probabilities(pair: Pair, x: Any, mask: Any = None, site: str = "y", particles: int = 1) -> Tensor:
@@ -36,7 +36,7 @@ def class_probabilities(pair: Pair, x: Any, mask: Any = None, site: str = "y", p
 
     def probabilities(rows: Table, particles: int) -> list[Tensor]:
         site_of = dict(run(pair, rows, particles, enumerate=False).drawn()).get(site)
-        fn = None if site_of is None else site_of["fn"]
+        fn: Any = None if site_of is None else site_of["fn"]
         if not hasattr(fn, "probs") or not getattr(fn, "has_enumerate_support", False) or fn.event_dim:
             raise Problem(
                 f"the guide draws no class {site!r} of these rows",
@@ -49,5 +49,5 @@ def class_probabilities(pair: Pair, x: Any, mask: Any = None, site: str = "y", p
     with post.evaluating(), torch.no_grad():
         parts = []
         for rows, blocks in post.blocks(particles):
-            parts.append(sum(post.block(probabilities, rows, block)[0].sum(0) for block in blocks) / particles)
+            parts.append(added(post.block(probabilities, rows, block)[0].sum(0) for block in blocks) / particles)
         return torch.cat(parts)

@@ -14,7 +14,7 @@ from ppvae.errors import refuse_count
 from ppvae.evaluate.density import Latents, guide_draws, guide_log_prob
 from ppvae.pair import Pair
 from ppvae.tracing.terms import analytic_kl, elbo_terms
-from ppvae.tracing.traces import Traces, by_row, log_prob, run
+from ppvae.tracing.traces import Traces, added, by_row, log_prob, run
 
 ACTIVE = 0.01  # Burda et al. 2016, section 5
 POINTS = 32  # points of the aggregate posterior that are held against all rows at once
@@ -128,7 +128,7 @@ def information(pair: Pair, x: Any, mask: Any = None, draws: int = 1) -> Informa
                 z = {name: value for name, value in guide_draws(pair, rows, 1).items() if name in names}  # (1, n, …)
                 own.append(guide_log_prob(pair, rows, z)[0])
                 traces = run(pair, rows, enumerate=False, at={name: value[0] for name, value in z.items()})
-                prior.append(sum(by_row(log_prob(traces.model.nodes[name]), traces)[0] for name in names))
+                prior.append(added(by_row(log_prob(traces.model.nodes[name]), traces)[0] for name in names))
                 points = {name: value.transpose(0, 1).split(POINTS) for name, value in z.items()}  # (POINTS, 1, …)
                 for chunk in zip(*points.values(), strict=True):
                     aggregate.append(_mixture(post, dict(zip(points, chunk, strict=True))) - math.log(N))

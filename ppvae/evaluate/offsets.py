@@ -37,7 +37,8 @@ class Moved(Messenger):
 
     def __init__(self, offsets: Offsets) -> None:
         super().__init__()
-        self.offsets, self.held = offsets, {}
+        self.offsets = offsets
+        self.held: dict[str, Any] = {}
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if msg["name"] in self.offsets and msg["value"] is None:  # the story replays a value
@@ -103,12 +104,12 @@ def _moved(q: Any, a: Tensor, b: Tensor) -> Any:
         return dist.MultivariateNormal(
             q.loc + (q.scale_tril @ a.unsqueeze(-1)).squeeze(-1), scale_tril=q.scale_tril @ M
         )
-    normal = _normal(q)
+    normal: Any = _normal(q)
     moved = dist.Normal(normal.loc + normal.scale * a, normal.scale * b.exp())
     return moved.to_event(q.event_dim)
 
 
-def _normal(q: Any) -> dist.Normal | None:
+def _normal(q: Any) -> torch.distributions.Normal | None:
     """The Normal inside an Independent, or itself."""
     while isinstance(q, torch.distributions.Independent):
         q = q.base_dist

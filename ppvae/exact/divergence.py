@@ -18,7 +18,7 @@ from ppvae.tracing.traces import run
 
 
 def kl_to_posterior(
-    q: dist.Distribution, W: Tensor, loc: Tensor, scale: Tensor, x: Tensor, mask: Tensor | bool = True
+    q: dist.TorchDistribution, W: Tensor, loc: Tensor, scale: Tensor, x: Tensor, mask: Tensor | bool = True
 ) -> Tensor:
     r"""Give KL(q || p(z | x_o)) of every row, (N,), in nats: how far the bound with q lies below log p(x_o).
 
@@ -59,7 +59,7 @@ def kl(pair: Pair, x: Any, mask: Any = None) -> Tensor:
         Problem: a story that is not linear-Gaussian, a guide that draws from something else.
     """
     table = enter(pair, x, mask)
-    decoder = getattr(pair, "decoder", None)
+    decoder: Any = getattr(pair, "decoder", None)
     if not all(isinstance(getattr(decoder, name, None), Tensor) for name in ("W", "loc", "scale")):
         raise Problem(
             "the pair has no decoder with W, loc and scale",

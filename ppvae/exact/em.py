@@ -145,7 +145,7 @@ def maximise(moments: Moments, tied: bool) -> State:
             ]
         )  # (D, K + 1)
     squares = moments.xx - (w * moments.xy).sum(-1)  # (D,)
-    psi = (squares.sum() / moments.count.sum()).expand(D) if tied else squares / moments.count
+    psi = (squares.sum() / moments.rows.sum()).expand(D) if tied else squares / moments.rows
     W, loc = w[:, :-1], w[:, -1]
     total = unpack(moments.total, size)[0]  # (K + 1, K + 1)
     mean = total[-1, :-1] / total[-1, -1]  # (K,)

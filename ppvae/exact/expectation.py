@@ -37,7 +37,7 @@ class Moments(NamedTuple):
     """x E[y] (D, K + 1)."""
     xx: Tensor
     """x^2 (D,)."""
-    count: Tensor
+    rows: Tensor
     """Rows that observe the feature (D,)."""
 
 

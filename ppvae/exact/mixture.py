@@ -46,7 +46,7 @@ class GaussianMixture(NamedTuple):
 class _Rows(NamedTuple):
     """Rows of a table that stand side by side, those of one pattern of gaps together."""
 
-    index: Tensor  # (n,) of the table's rows
+    at: Tensor  # (n,) of the table's rows
     x: Tensor  # (n, D), 0 where missing
     mask: Tensor  # (n, D)
     patterns: Tensor  # (G, D)
@@ -129,7 +129,7 @@ def mixture_conditional(fit: GaussianMixture, x: Tensor, mask: Tensor) -> Tensor
     found = torch.empty_like(x)
     for rows, given in _through(fit, x, mask):
         mean = torch.einsum("cn,cnd->nd", given.log_joint.softmax(0), given.mean)
-        found[rows.index] = torch.where(rows.mask, x[rows.index], mean)
+        found[rows.at] = torch.where(rows.mask, x[rows.at], mean)
     return found
 
 
@@ -149,7 +149,7 @@ def mixture_draws(fit: GaussianMixture, x: Tensor, mask: Tensor, draws: int) -> 
         for s, c in enumerate(chosen):
             noise = torch.randn_like(rows.x).unsqueeze(-1)
             step = torch.linalg.solve_triangular(given.root[c, rows.which].mT, noise, upper=True).squeeze(-1)
-            found[s, rows.index] = torch.where(rows.mask, x[rows.index], given.mean[c, each] + step)
+            found[s, rows.at] = torch.where(rows.mask, x[rows.at], given.mean[c, each] + step)
     return found
 
 

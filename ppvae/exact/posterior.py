@@ -118,5 +118,6 @@ def impute_mean(W: Tensor, loc: Tensor, scale: Tensor, x: Tensor, mask: Tensor |
 
 
 def _impute_mean(W: Tensor, loc: Tensor, chunk: Chunk) -> Tensor:
+    assert chunk.seen is not None  # there is nothing to complete without a mask
     m, _ = chunk.solved()  # (n, K)
     return chunk.seen.choose(chunk.x, torch.addmm(loc, m, W.mT))  # (n, D)

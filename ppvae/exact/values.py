@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,7 +70,7 @@ class Seen:
         return (value ^ spare).bitwise_and_(self.bits).bitwise_xor_(spare).view(other.dtype)
 
 
-def joined(parts: Iterable[tuple[Tensor, ...]], rows: int) -> tuple[Tensor, ...]:
+def joined(parts: Iterable[tuple[Tensor, ...]], rows: int) -> Any:  # a tuple as long as theirs
     """Put the answers of chunks one below the other, `rows` in all.
 
     Where values alone are asked for, each is written where it belongs as soon as it comes, and is never held twice.

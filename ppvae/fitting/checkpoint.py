@@ -55,11 +55,11 @@ class Checkpoint:
         self.position: Position | None = None
         self.best: dict[str, Tensor] = {}
         self.best_epoch, self.best_bound = 0, -math.inf
-        self.folder = None if path is None else Folder(path, of)
+        folder = None if path is None else Folder(path, of)
+        if folder is not None:
+            self._resume(folder)
+        self.folder = folder if writes else None
         if self.folder is not None:
-            self._resume()
-        self.writes = writes and self.folder is not None
-        if self.writes:
             self.folder.begin(len(self.history))
         self.kept, self.wait, self.written = len(self.history), EVERY, time.monotonic()
 
@@ -86,7 +86,7 @@ class Checkpoint:
 
     def write(self) -> None:
         """Write the state; the checkpoint that stood there is kept beside it."""
-        if not self.writes:
+        if self.folder is None:
             return
         began, path = time.monotonic(), self.folder.path
         state = record_of(self.pair) | {
@@ -117,14 +117,14 @@ class Checkpoint:
             self.model.load_state_dict(self.best)
 
     def _due(self) -> bool:
-        return self.writes and time.monotonic() - self.written >= self.wait
+        return self.folder is not None and time.monotonic() - self.written >= self.wait
 
     # --- going on ---------------------------------------------------------------------------------------
 
-    def _resume(self) -> None:
+    def _resume(self, folder: Folder) -> None:
         """From the newest checkpoint that can be read."""
         damaged = None
-        for path in self.folder.checkpoints:
+        for path in folder.checkpoints:
             try:
                 state = read_record(path)
             except Problem as problem:
@@ -135,7 +135,7 @@ class Checkpoint:
             self._take(path, state)
             return
         if damaged is not None:
-            raise Problem(damaged.seen, damaged.cause, f"move {self.folder.path} away to start anew") from damaged
+            raise Problem(damaged.seen, damaged.cause, f"move {folder.path} away to start anew") from damaged
 
     def _take(self, path: Path, state: dict[str, Any]) -> None:
         self._refuse_other(path, state)
@@ -168,7 +168,7 @@ class Checkpoint:
             raise Problem(
                 f"the checkpoint {path} is of another fit: {'; '.join(differs)}",
                 "other data or options under the same path",
-                f"the same call as before, or another folder; or remove {self.folder.path} to start anew",
+                f"the same call as before, or another folder; or remove {path.parent} to start anew",
             )
         if state["position"] is not None and state["device"] != self.home.type:
             raise Problem(

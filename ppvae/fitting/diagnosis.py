@@ -61,7 +61,7 @@ class Watched:
             _set_generators(kept)  # the same draws
             raise NotFinite(self._place(batch))
         for name, parameter in zip(names, self.step.parameters, strict=True):
-            if not parameter.grad.isfinite().all():
+            if parameter.grad is not None and not parameter.grad.isfinite().all():
                 raise NotFinite(f"the gradient of {name.removeprefix('pair.')!r} is not finite")
         self.start += len(batch)
         return bound

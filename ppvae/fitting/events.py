@@ -44,7 +44,7 @@ class Events:
     def add(self, record: dict[str, Any]) -> None:
         if self.writer is None:
             return
-        numbers = {
+        numbers: dict[str, float] = {
             name: record[name] for name in ("bound", "held_out", "likelihood", "learning_rate") if name in record
         }
         numbers |= {f"kl/{name}": value for name, value in record.get("kl", {}).items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -93,13 +93,13 @@ def gather(array: np.ndarray, index: np.ndarray, pinned: bool) -> Tensor:
     return rows
 
 
-def rows_at_once(shapes: Iterator[tuple[int, ...]]) -> int:
+def rows_at_once(shapes: Iterable[tuple[int, ...]]) -> int:
     """How many rows a pass over all of them takes at a time. It depends on shapes alone: what is drawn for each part in
     turn, and what is added up, is then the same whether rows lie in files or in memory."""
     return max(1, PART // max([1, *(int(np.prod(shape[1:])) for shape in shapes)]))
 
 
-def in_files(arrays: Iterator[Any]) -> bool:
+def in_files(arrays: Iterable[Any]) -> bool:
     """Whether any of them is a `numpy.memmap` of a file."""
     return any(_root(array) is not None for array in arrays)
 
@@ -115,11 +115,11 @@ def _root(array: Any) -> np.memmap | None:
 
 def _files(arrays: list[Any]) -> dict[str, int]:
     """How many bytes each file must have."""
-    roots = [root for root in map(_root, arrays) if root is not None and root.filename is not None]
     needed: dict[str, int] = {}
-    for root in roots:
-        path = os.fspath(root.filename)
-        needed[path] = max(needed.get(path, 0), root.offset + root.nbytes)
+    for root in map(_root, arrays):
+        if root is not None and root.filename is not None:
+            path = os.fspath(root.filename)
+            needed[path] = max(needed.get(path, 0), root.offset + root.nbytes)
     return needed
 
 
@@ -127,7 +127,7 @@ def _array(value: Any) -> np.ndarray:
     if isinstance(value, Tensor):
         return value.detach().cpu().numpy()
     if isinstance(value, np.ma.MaskedArray):
-        return value.astype(float).filled(np.nan)
+        return np.ma.filled(value.astype(float), np.nan)
     return np.asarray(value)
 
 

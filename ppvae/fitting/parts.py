@@ -36,6 +36,8 @@ class Own(nn.Module):
         processes: all processes.
     """
 
+    objective: Any  # which has `evaluate` where it has terms
+
     def __init__(self, objective: Callable[..., Tensor], share: Share, processes: Processes) -> None:
         super().__init__()
         self.objective, self.share, self.processes = objective, share, processes

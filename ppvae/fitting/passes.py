@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -107,7 +108,8 @@ class Passes:
 
     def held_out(self, objective: Callable, pair: Pair, seed: int) -> float:
         """The mean bound of the rows set aside, with the same draws after every epoch."""
-        aside, total = self.rows.aside, 0
+        aside = self.rows.aside
+        total: Any = 0
         with own_generators(seed), torch.no_grad(), _naming_the_batch(self.batch_size):
             for index in aside.split(self.batch_size):
                 share = self.processes.share(len(index))

@@ -76,14 +76,14 @@ def _layers(pair: Pair, home: str) -> Iterator[None]:
     layers = [module for module in pair.modules() if isinstance(module, PRODUCTS)]
     own = [vars(layer).get("forward") for layer in layers]  # somebody's patch, or nothing: then the class's counts
     for layer in layers:
-        layer.forward = _short(layer.forward, home)
+        vars(layer)["forward"] = _short(layer.forward, home)
     try:
         yield
     finally:
         for layer, forward in zip(layers, own, strict=True):
-            del layer.forward
+            del vars(layer)["forward"]
             if forward is not None:
-                layer.forward = forward
+                vars(layer)["forward"] = forward
 
 
 def _short(forward: Callable[[Tensor], Tensor], home: str) -> Callable[[Tensor], Tensor]:

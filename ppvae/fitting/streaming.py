@@ -137,7 +137,7 @@ class Streamed:
 
 def _write(file: IO[bytes], rows: np.ndarray) -> None:
     try:
-        file.write(rows)
+        file.write(rows.data)
     except OSError as error:
         raise Problem(
             f"the held-out rows cannot be written to {tempfile.gettempdir()} ({error.strerror})",

@@ -77,7 +77,7 @@ def _add(
     masks: dict[str, np.ndarray],
     redraw: Redraw | None,
 ) -> None:
-    stored = {}
+    stored: dict[str, Tensor] = {}
     if redraw is not None:
         values, stored = _redrawn(pair, values, redraw)
     table = enter(pair, values, masks)
@@ -121,8 +121,7 @@ def refuse_unfit_rows(pair: Pair, found: Survey, rows: int) -> None:
         return
     extremes = torch.stack([found.low["x"], found.high["x"]])[: min(rows, 2)]
     refuse_unfit(pair, Table({"x": extremes}, {"x": extremes.isfinite()}, rows))
-    unseen = torch.cat(found.unseen) if found.unseen else []
-    if len(unseen):
+    if found.unseen and len(unseen := torch.cat(found.unseen)):
         seen = torch.ones(rows, 1, dtype=torch.bool, device=unseen.device)
         seen[unseen] = False
         refuse_unfit(pair, Table({"x": seen.cumsum(0).to(extremes.dtype)}, {"x": seen}, rows))

@@ -100,7 +100,7 @@ def _after(step: Callable[[], Tensor], model: nn.Module) -> _After:
     with torch.random.fork_rng(devices):
         bound = step()
         random = {str(device): torch.rand(1, device=device) for device in (torch.device("cpu"), *devices)}
-    gradients = {name: p.grad.clone() for name, p in parameters.items()}
+    gradients = {name: p.grad.clone() for name, p in parameters.items() if p.grad is not None}
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     for buffer, before in zip(model.buffers(), kept, strict=True):
         buffer.copy_(before)

@@ -121,7 +121,7 @@ class Update:
             The batch's bound and the objective's terms.
         """
         numbers = self._of_part(part, done)
-        gradients = [parameter.grad for parameter in self.parameters]
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         pieces = [*(gradient.flatten() for gradient in gradients), numbers]
         total = self.processes.add(torch.cat(pieces).mul_(part.share.weight))
         *sums, numbers = total.split([piece.numel() for piece in pieces])

@@ -41,7 +41,7 @@ class Layout:
     @property
     def numbers(self) -> list[int]:
         """The columns without classes."""
-        return [j for j, kind in enumerate(self.kinds) if classes(kind) is None]
+        return [j for j, kind in enumerate(self.kinds) if not classes(kind)]
 
     def is_number(self, column: Tensor) -> Tensor:
         """Whether cells of these columns (M,) are numbers, not classes."""
@@ -89,7 +89,7 @@ def complete_mixed(x: Tensor, layout: Layout, way: MixedWay, draws: int, seed: i
 def _centre(drawn: Tensor, kind: str, whole: bool) -> Tensor:
     """One value for each cell from draws of a column, (S, N) to (N,)."""
     count = classes(kind)
-    if count is None:
+    if not count:
         return drawn.mean(0).round() if whole else drawn.mean(0)
     if kind.startswith("ordinal"):
         return drawn.median(0).values
@@ -212,7 +212,7 @@ def _spread(column: Tensor, kind: str) -> Tensor:
 def _folded(kind: str, drawn: Tensor, seen: Tensor) -> Tensor:
     """Draws (S, N, width) as one number or code each, (S, N); ``seen`` are the column's observed codes."""
     count = classes(kind)
-    if count is None:
+    if not count:
         return drawn[..., 0]
     rank = (drawn.argsort(0).argsort(0) + 0.5) / len(drawn)  # of a cell's draws, in (0, 1)
     if count == 2 and drawn.shape[-1] == 1:

@@ -32,7 +32,7 @@ def gaussians(z: Tensor, draws: int, seed: int) -> Completed:
         seed: equal seeds give equal numbers.
     """
     scores = hidden_scores(z, seed)
-    components, prior = min(scores, key=scores.get) if scores else (1, PRIORS[-1])
+    components, prior = min(scores, key=scores.__getitem__) if scores else (1, PRIORS[-1])
     fits = _fits(z, components, prior, min(FITS, draws), seed)
     with own_generators(seed):
         mean, drawn = _completed(z, fits, draws)
@@ -59,7 +59,7 @@ def hidden_scores(z: Tensor, seed: int) -> dict[tuple[int, float], float]:
                 _, drawn = _completed(rest, _fits(rest, components, prior, TRIED, seed), DRAWS)
             scores[components, prior] = float(crps(drawn[:, hidden], z[hidden]).mean())
         if (
-            min(scores, key=scores.get)[0] < sizes[max(i - 1, 0)]
+            min(scores, key=scores.__getitem__)[0] < sizes[max(i - 1, 0)]
         ):  # two sizes in a row foretell it worse than a smaller one
             break
     return scores
@@ -75,5 +75,6 @@ def _completed(z: Tensor, fits: list[GaussianMixture], draws: int) -> tuple[Tens
 
 def _fits(z: Tensor, components: int, prior: float, count: int, seed: int) -> list[GaussianMixture]:
     count = 1 if components == 1 else count  # one maximum
-    options = {"prior": prior, "tolerance": TOLERANCE}
-    return [gaussian_mixture(z, components, **options, seed=1000 * seed + i) for i in range(count)]
+    return [
+        gaussian_mixture(z, components, prior=prior, tolerance=TOLERANCE, seed=1000 * seed + i) for i in range(count)
+    ]

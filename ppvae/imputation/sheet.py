@@ -117,6 +117,7 @@ class Sheet:
         out = np.empty(values.shape, object)
         numbers = np.round(values).ravel().tolist()
         if lines:
+            assert isinstance(self.table.sheet, Lines)
             rows, position = self.table.sheet.rows, self.table.positions[j]
             seen = np.flatnonzero(~np.isnan(self.table.values[:, j]))
             pointed = any("." in rows[n][position] for n in seen)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,7 +53,8 @@ def complete(x: Tensor, way: Way, draws: int, seed: int = 0) -> Completed:
     drawn = columns.back(found.draws)
     # The mean of a bent scale is not the bent mean: on warped columns it is the draws' own.
     mean = drawn.mean(0) if way.warp else columns.back(found.mean)
-    return Completed(*(torch.where(x.isnan(), value.to(x), x) for value in (mean, drawn)), found.found)
+    mean, drawn = (torch.where(x.isnan(), value.to(x), x) for value in (mean, drawn))
+    return Completed(mean, drawn, found.found)
 
 
 def column_means(z: Tensor, draws: int, seed: int) -> Completed:
@@ -67,7 +68,7 @@ def factor_analysis(z: Tensor, draws: int, seed: int, *, latents: int | None = N
     sizes = [latents] if latents else candidates(z.shape[1])
     hidden = tenth(z, seed)
     errors = hidden_errors(z, hidden, sizes) if len(sizes) > 1 and hidden.any() else {}
-    K = min(errors, key=errors.get) if errors else sizes[0]
+    K = min(errors, key=errors.__getitem__) if errors else sizes[0]
     fitted = em_quietly(z, K, iterations=1000, tolerance=1e-5, tied=tied)
     pair = make("factor_analysis_exact", z.shape[1], K).to(z)
     pair.decoder.set_(*fitted[:3])
@@ -115,7 +116,7 @@ def vae(z: Tensor, draws: int, seed: int, *, steps: int | None = None) -> Comple
     batch = min(VAE_BATCH, len(z))
     epochs = max(1, round((steps or VAE_STEPS) * batch / len(z)))
     rows = z.to(torch.get_default_dtype())
-    options = {
+    options: dict[str, Any] = {
         "epochs": epochs,
         "batch_size": batch,
         "learning_rate": 3e-3,

@@ -143,6 +143,9 @@ def ordinal(score: Tensor, cuts: Tensor) -> dist.Categorical:
 class _Law(nn.Module):
     """The laws of the J columns of one kind, from (…, J · outputs) features."""
 
+    loc: Tensor
+    scale: Tensor
+
     def __init__(self, kind: str, scales: Tensor) -> None:
         super().__init__()
         J, count = len(scales), classes(kind)
@@ -198,12 +201,16 @@ class ColumnsHead(nn.Module):
         scales: location and unit of each, as of `ppvae.nn.kinds.scales`; None: 0 and 1, for columns that are standardised.
     """
 
+    order: Tensor
+    inverse: Tensor
+
     def __init__(self, inputs: int, kinds: Sequence[str], scales: Scales | None = None) -> None:
         super().__init__()
         self.kinds = kinds_of(kinds, len(kinds))
         groups, units = grouped(self.kinds), scale_tensor(scales, len(kinds))
-        self.laws = nn.ModuleList(_Law(kind, units[group]) for kind, group in groups.items())
-        self.widths = [law.outputs * len(group) for law, group in zip(self.laws, groups.values(), strict=True)]
+        laws = [_Law(kind, units[group]) for kind, group in groups.items()]
+        self.laws = nn.ModuleList(laws)
+        self.widths = [law.outputs * len(group) for law, group in zip(laws, groups.values(), strict=True)]
         self.linear = nn.Linear(inputs, sum(self.widths))
         for name, index in zip(("order", "inverse"), arranged(self.kinds), strict=True):
             self.register_buffer(name, index, persistent=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -62,21 +62,22 @@ class Imputations(TorchDistribution):
         mask: Tensor,
         components: int = 5,
         rounds: int = 5,
-        batch_shape: torch.Size | None = None,
+        batch_shape: Sequence[int] | None = None,
     ) -> None:
         refuse_count("components", components)
         refuse_count("rounds", rounds)
-        self.encoder, self.decoder, self.prior, self.x, self.mask = encoder, decoder, prior, x, mask
+        self.encoder, self.decoder, self.prior = encoder, decoder, prior
+        self.x, self.seen = x, mask  # `mask` is a method of every distribution
         self.components, self.rounds = components, rounds
         batch_shape = torch.Size([len(x), 1]) if batch_shape is None else torch.Size(batch_shape)
         super().__init__(batch_shape, torch.Size([components, x.shape[-1]]), validate_args=False)
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Imputations:
-        parts = self.encoder, self.decoder, self.prior, self.x, self.mask, self.components, self.rounds
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Imputations:
+        parts = self.encoder, self.decoder, self.prior, self.x, self.seen, self.components, self.rounds
         return Imputations(*parts, batch_shape)
 
     @torch.no_grad()
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Completed rows (…, N, 1, A, D), the same for all particles; observed entries as they are."""
         z = self.prior.expand((self.components, len(self.x), 1)).sample()  # (A, N, 1, K)
         rows = self._completed(z)
@@ -86,7 +87,7 @@ class Imputations(TorchDistribution):
         return rows.movedim(0, -2).unsqueeze(-3).expand(shape)  # (A, N, D) to (…, N, 1, A, D)
 
     def _completed(self, z: Tensor) -> Tensor:
-        return torch.where(self.mask, self.x, self.decoder(z.squeeze(-2)).sample())  # (A, N, D)
+        return torch.where(self.seen, self.x, self.decoder(z.squeeze(-2)).sample())  # (A, N, D)
 
     def log_prob(self, value: Tensor) -> Tensor:
         return value.new_zeros(self.batch_shape)

@@ -26,12 +26,12 @@ NAMES = (*SUPPORTS, "ordinal:C", "categorical:C", "binary")
 Scales = Sequence[tuple[float, float]]  # of each column: location and unit
 
 
-def classes(kind: str) -> int | None:
-    """C of a kind with classes, 2 of "binary", None of numbers."""
+def classes(kind: str) -> int:
+    """C of a kind with classes, 2 of "binary", 0 of numbers."""
     if kind == "binary":
         return 2
     name, _, count = kind.partition(":")
-    return int(count) if name in ("ordinal", "categorical") else None
+    return int(count) if name in ("ordinal", "categorical") else 0
 
 
 def coded(kind: str) -> bool:
@@ -42,7 +42,7 @@ def coded(kind: str) -> bool:
 def support(kind: str) -> Constraint:
     """The values that a column of that kind can have."""
     count = classes(kind)
-    return SUPPORTS[kind] if count is None else constraints.integer_interval(0, count - 1)
+    return constraints.integer_interval(0, count - 1) if count else SUPPORTS[kind]
 
 
 def kinds_of(kinds: Sequence[str] | None, features: int) -> tuple[str, ...]:

@@ -34,6 +34,8 @@ class SelfMasking(nn.Module):
     Reference: Ipsen, Mattei & Frellsen 2021, section 3.
     """
 
+    signs: Tensor | None
+
     def __init__(self, features: int, signs: float | Sequence[float] | None = None) -> None:
         super().__init__()
         self.level = nn.Parameter(torch.zeros(features))
@@ -67,6 +69,8 @@ class Groups(nn.Module):
         groups: of columns, each column in at most one; a column in none goes missing by chance alone. None: one group of
             all, the agnostic mechanism.
     """
+
+    pattern: Tensor
 
     def __init__(self, features: int, groups: Sequence[Sequence[int]] | None = None) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ class Mixture(TorchDistribution):
         super().__init__(batch_shape, components.event_shape, validate_args=False)
 
     @property
-    def support(self) -> constraints.Constraint:
+    def support(self) -> constraints.Constraint | None:
         return self.components.support
 
     @property
@@ -61,12 +62,12 @@ class Mixture(TorchDistribution):
         """A."""
         return self.components.batch_shape[0]
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Mixture:
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Mixture:
         own = len(self.components.batch_shape) - 1
         components = self.components.expand((self.count, *batch_shape[len(batch_shape) - own :]))
-        return Mixture(components, batch_shape)
+        return Mixture(components, torch.Size(batch_shape))
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         shape = torch.Size(sample_shape) + self.batch_shape
         outer = shape[: len(shape) - len(self.components.batch_shape) + 1]
         draws = self.components.rsample((outer.numel(),))  # (P, A, N, 1, K): a latent's noise is cheap

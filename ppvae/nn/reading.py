@@ -25,6 +25,11 @@ class Reading(nn.Module):
         features: F.
     """
 
+    order: Tensor
+    source: Tensor
+    loc: Tensor
+    scale: Tensor
+
     def __init__(self, kinds: Sequence[str], scales: Scales | None = None) -> None:
         super().__init__()
         kinds = kinds_of(kinds, len(kinds))
@@ -48,13 +53,12 @@ class Reading(nn.Module):
 
 def _width(kind: str) -> int:
     count = classes(kind)
-    return 1 if count is None else count if kind.startswith("categorical") else count - 1
+    return count if kind.startswith("categorical") else max(1, count - 1)
 
 
 def _read(kind: str, x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     """The features of the columns of one kind, (…, J) to (…, J · width)."""
-    count = classes(kind)
-    if count is None:
+    if not classes(kind):
         return (on_scale(x, kind) - loc) / scale
     codes = torch.arange(_width(kind), dtype=x.dtype, device=x.device)
     found = x.unsqueeze(-1) == codes if kind.startswith("categorical") else x.unsqueeze(-1) > codes

@@ -41,7 +41,9 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
     Gradients still flow *through* the modules, to their inputs. Unlike ``requires_grad_(False)`` it also holds in a
     staged step, in which the parameters are tensors that stand in the modules' places.
     """
-    kept = [(m._parameters, dict(m._parameters)) for module in modules for m in module.modules()]
+    kept: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        (m._parameters, dict(m._parameters)) for module in modules for m in module.modules()
+    ]
     try:
         for parameters, whole in kept:
             parameters.update({name: p.detach() for name, p in whole.items() if p is not None})

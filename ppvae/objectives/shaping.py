@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -110,6 +111,7 @@ class capacity:  # noqa: N801
 
 
 Shape = beta | annealed | free_bits | capacity
+S = TypeVar("S", beta, annealed, free_bits, capacity)
 
 
 def shapes_of(kl: Shape | tuple[Shape, ...] | None) -> tuple[Shape, ...]:
@@ -154,29 +156,30 @@ def weight_of(shapes: tuple[Shape, ...], done: Done) -> Tensor | float:
     return weight
 
 
-def penalty(shapes: tuple[Shape, ...], kl: Kl, done: Done) -> Tensor:
+def penalty(shapes: tuple[Shape, ...], kl: Kl, done: Done) -> Tensor | float:
     """What is subtracted from the likelihood in place of the KL, of the KL's own shape (…, N)."""
-    by_kind = {type(shape): shape for shape in shapes}
-    if capacity in by_kind:
-        shape = by_kind[capacity]
+    if (shape := _of_kind(capacity, shapes)) is not None:
         return shape.weight * (sum(kl.values()) - shape.at(done)).abs()
-    if free_bits in by_kind:
-        floored = [_floor(value, by_kind[free_bits].nats) for value in kl.values()]
-        return weight_of(shapes, done) * sum(floored)
+    if (floor := _of_kind(free_bits, shapes)) is not None:
+        return weight_of(shapes, done) * sum(_floor(value, floor.nats) for value in kl.values())
     return weight_of(shapes, done) * sum(kl.values())
 
 
 def in_force(shapes: tuple[Shape, ...], done: Done) -> dict[str, float]:
     """The numbers of the schedule at a share of the training, for the history."""
-    by_kind = {type(shape): shape for shape in shapes}
-    if capacity in by_kind:
-        return {"capacity": float(by_kind[capacity].at(done))}
-    return {"kl_weight": float(weight_of(shapes, done))} if {beta, annealed} & by_kind.keys() else {}
+    if (shape := _of_kind(capacity, shapes)) is not None:
+        return {"capacity": float(shape.at(done))}
+    weighs = any(isinstance(shape, beta | annealed) for shape in shapes)
+    return {"kl_weight": float(weight_of(shapes, done))} if weighs else {}
 
 
 def bounds(shapes: tuple[Shape, ...]) -> bool:
     """Whether what is left is a lower bound of the evidence throughout: nowhere less than the KL is subtracted."""
     return not any(isinstance(s, annealed | capacity) or (isinstance(s, beta) and s.weight < 1) for s in shapes)
+
+
+def _of_kind(kind: type[S], shapes: tuple[Shape, ...]) -> S | None:
+    return next((shape for shape in shapes if isinstance(shape, kind)), None)
 
 
 def _floor(kl: Tensor, nats: float) -> Tensor:

@@ -70,7 +70,7 @@ def ellipses(pair: Pair, x: Any, mask: Any = None, ax: Axes | None = None) -> Ax
         ax: where to draw.
     """
     latent_of(pair, 2)
-    story = getattr(pair, "decoder", None)
+    story: Any = getattr(pair, "decoder", None)
     if not all(isinstance(getattr(story, name, None), Tensor) for name in ("W", "loc", "scale")):
         raise Problem(
             "the pair's decoder has no W, loc and scale",

@@ -72,7 +72,7 @@ def bare(ax: Axes, title: str) -> Axes:
 def scatter(ax: Axes, points: Tensor, label: Any = None) -> None:
     """Points (N, 2), coloured by label (N,), each label written at that of its points which is nearest to their median."""
     if label is None:
-        ax.scatter(*points.T.numpy(), s=6, color=COLOURS[5], linewidths=0)
+        ax.scatter(points[:, 0], points[:, 1], s=6, color=COLOURS[5], linewidths=0)
         return
     label = torch.as_tensor(label).long()
     if label.shape != (len(points),) or label.min() < 0:
@@ -84,8 +84,8 @@ def scatter(ax: Axes, points: Tensor, label: Any = None) -> None:
     for c in label.unique().tolist():
         of_class = points[label == c]
         shade = COLOURS[c % len(COLOURS)]
-        ax.scatter(*of_class.T.numpy(), s=6, color=shade, linewidths=0, label=str(c))
-        middle = of_class[(of_class - of_class.median(0).values).square().sum(1).argmin()].tolist()
+        ax.scatter(of_class[:, 0], of_class[:, 1], s=6, color=shade, linewidths=0, label=str(c))
+        across, up = of_class[(of_class - of_class.median(0).values).square().sum(1).argmin()].tolist()
         box = {"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": shade}
-        ax.text(*middle, str(c), fontsize=11, ha="center", va="center", bbox=box)
+        ax.text(across, up, str(c), fontsize=11, ha="center", va="center", bbox=box)
     ax.legend(title="label", markerscale=3, fontsize=9)

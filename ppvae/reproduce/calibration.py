@@ -24,6 +24,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import pyro
@@ -42,7 +43,7 @@ from ppvae.models.factor_analysis import Decoder
 from ppvae.models.factor_analysis import model as story
 from ppvae.pair import Pair
 from ppvae.reproduce import imputation
-from ppvae.reproduce.run import Cell, Place, Run, cells
+from ppvae.reproduce.run import Cell, Place, Run, cells, seeds
 
 FIVE = ("banknote", "breast", "concrete", "wine_red", "wine_white")
 CHOICE, BASELINE = "Our choice", "Gaussian by EM"
@@ -83,6 +84,7 @@ BUDGETS = {
 }
 
 
+@seeds(5)
 def calibration(run: Run) -> list[Cell]:
     """Both tables of every seed, on all processor cores."""
     spent = BUDGETS[run.budget]
@@ -96,7 +98,6 @@ def calibration(run: Run) -> list[Cell]:
     return cells([{place: scores[place] for place in first} for scores in found.values()], {})
 
 
-calibration.seeds = 5
 TABLES = {"calibration": calibration}
 SIMULATED = ("SBC of z, p-value", "SBC of hidden x, p-value", "TARP, p-value", "90 % of z holds", "90 % of z, computed")
 
@@ -155,7 +156,8 @@ class _Law:
     """Half of the entries, another mask for each block of rows; it remembers them."""
 
     def __init__(self, seed: int) -> None:
-        self.turn, self.masks = itertools.count(1000 * seed), []
+        self.turn = itertools.count(1000 * seed)
+        self.masks: list[Tensor] = []
 
     def __call__(self, x: Tensor) -> Tensor:
         self.masks.append(data.mcar(x, RATE, next(self.turn)))
@@ -180,7 +182,7 @@ def completed(table: str, seed: int, spent: Budget) -> dict[Place, float]:
     values: dict[str, Completed] = {}
     scores, seconds = {}, {}
     methods: dict[str, Callable[[], Completed]] = {
-        name: lambda way=way: complete(holes, way, draws_for(holes), seed)
+        name: partial(complete, holes, way, draws_for(holes), seed)
         for name, way in imputation.ways_of(spent.peers).items()
         if name in (BASELINE, *CANDIDATES, LEARNED_BY_IWAE)
     }

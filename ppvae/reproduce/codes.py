@@ -18,7 +18,7 @@ References: Kingma & Welling 2014, figure 4; van der Maaten & Hinton 2008.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from torch import Tensor
 from ppvae import plots
 from ppvae.reproduce.fitting import bound, codes, images, mean, train
 from ppvae.reproduce.pictures import plane, save, sheet
-from ppvae.reproduce.run import Cell, Place, Run, cells
+from ppvae.reproduce.run import Cell, Place, Run, cells, seeds
 
 SIDE = 20
 
@@ -51,19 +51,20 @@ BUDGETS = {
 }
 
 
+@seeds(1)
 def manifold(run: Run) -> list[Cell]:
     """Two latents: digits and faces."""
     spent = BUDGETS[run.budget]
     return cells([_manifold(run, spent, seed) for seed in range(run.seeds)], {})
 
 
+@seeds(1)
 def tsne(run: Run) -> list[Cell]:
     """Twenty latents of digits, and their t-SNE."""
     spent = BUDGETS[run.budget]
     return cells([_tsne(run, spent, seed) for seed in range(run.seeds)], {})
 
 
-manifold.seeds = tsne.seeds = 1
 TABLES = {"manifold": manifold, "tsne": tsne}
 
 
@@ -71,7 +72,7 @@ def _manifold(run: Run, spent: Budget, seed: int) -> dict[Place, float]:
     found: dict[Place, float] = {}
     for row, name, epochs in (("Digits", spent.digits, spent.epochs), ("Faces", spent.faces, spent.face_epochs)):
         rows = images(run, name, spent.train, spent.test)
-        sizes = {"latents": 2, "hidden": spent.hidden, "likelihood": rows.likelihood}
+        sizes: dict[str, Any] = {"latents": 2, "hidden": spent.hidden, "likelihood": rows.likelihood}
         pair = train(run, row, seed, "vae", rows.stored, epochs, redraw=rows.redraw, **sizes)
         found[row, "test ELBO"], found[row, "test ELBO, standard error"] = mean(bound(pair, rows.test, seed))
         if row == "Digits":
@@ -89,7 +90,7 @@ def _tsne(run: Run, spent: Budget, seed: int) -> dict[Place, float]:
     from sklearn.manifold import TSNE
 
     rows = images(run, spent.digits, spent.train, spent.test)
-    sizes = {"latents": 20, "hidden": spent.hidden}
+    sizes: dict[str, Any] = {"latents": 20, "hidden": spent.hidden}
     pair = train(run, "20 latents", seed, "vae", rows.stored, spent.epochs, redraw=rows.redraw, **sizes)
     code = codes(pair, rows.test)
     run.say(f"t-SNE of {len(code)} codes")

@@ -27,7 +27,7 @@ import ppvae
 from ppvae.machine import own_generators
 from ppvae.reproduce.fitting import bound, images, mean, train
 from ppvae.reproduce.pictures import board, save
-from ppvae.reproduce.run import Cell, Place, Run, cells
+from ppvae.reproduce.run import Cell, Place, Run, cells, seeds
 
 SHARE = "called as asked"
 SHOWN = 10  # rows of z in the picture
@@ -52,20 +52,20 @@ BUDGETS = {
 }
 
 
+@seeds(1)
 def conditional(run: Run) -> list[Cell]:
     """Samples under each label, and real digits."""
     spent = BUDGETS[run.budget]
     return cells([_one_seed(run, spent, seed) for seed in range(run.seeds)], {})
 
 
-conditional.seeds = 1
 TABLES = {"conditional": conditional}
 
 
 def _one_seed(run: Run, spent: Budget, seed: int) -> dict[Place, float]:
     rows = images(run, spent.data, spent.train, spent.test)
     table = {"x": rows.stored, "label": rows.train_label}
-    sizes = {"latents": 20, "hidden": spent.hidden}
+    sizes: dict[str, Any] = {"latents": 20, "hidden": spent.hidden}
     what = "Conditional VAE"
     pair = train(run, what, seed, "conditional_vae", table, spent.epochs, redraw=rows.redraw, **sizes)
     run.say(f"classifier, {spent.classified} rows")

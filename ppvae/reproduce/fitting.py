@@ -32,8 +32,8 @@ class Images(NamedTuple):
     stored: Tensor
     train: Tensor
     test: Tensor
-    train_label: Tensor | None
-    test_label: Tensor | None
+    train_label: Any
+    test_label: Any
     shape: tuple[int, int]
     likelihood: str
     redraw: Callable[..., Tensor] | None
@@ -47,9 +47,11 @@ def images(run: Run, name: str, train: int, test: int) -> Images:
     run.data[name] = f"{source.scaling}; {len(rows['train'])} rows to train on, {len(rows['test'])} to test on"
     return Images(
         source.rows("train")[:train],
-        *rows.values(),
-        *labels.values(),
-        source.shape[1:],
+        rows["train"],
+        rows["test"],
+        labels["train"],
+        labels["test"],
+        (source.shape[1], source.shape[2]),
         source.likelihood,
         source.redraw,
     )

@@ -36,7 +36,7 @@ from ppvae.machine import own_generators
 from ppvae.objectives.emphasis import emphasised
 from ppvae.pair import Pair
 from ppvae.reproduce.pictures import plane, save
-from ppvae.reproduce.run import Cell, Place, Run, cells
+from ppvae.reproduce.run import Cell, Place, Run, cells, seeds
 from ppvae.tracing.terms import terms_of
 from ppvae.tracing.traces import run as traced
 
@@ -107,11 +107,13 @@ BUDGETS = {
 }
 
 
+@seeds(10)
 def vgae(run: Run) -> list[Cell]:
     """Every row on every graph and split, on all processor cores."""
     spent = BUDGETS[run.budget]
     for name in spent.graphs:
         data = _load(name)
+        assert data.attributes is not None
         words = f"{data.nodes} nodes, {data.edges.shape[1]} links, {data.attributes.shape[-1]} attributes of 0 and 1"
         run.data[name] = f"{words}; 10 % of the links held out to be scored, 5 % for choices"
     jobs = [(name, row, seed) for seed in range(run.seeds) for name in spent.graphs for row in ROWS]
@@ -138,7 +140,6 @@ def vgae(run: Run) -> list[Cell]:
     return cells(runs, REFERENCE)
 
 
-vgae.seeds = 10
 TABLES = {"vgae": vgae}
 
 
@@ -188,14 +189,15 @@ class Start:
     """
 
     def __init__(self, pair: str, data: Graph, split: HeldOut, reads: bool) -> None:
-        F = data.attributes.shape[-1] if reads else None
+        F = None if data.attributes is None or not reads else data.attributes.shape[-1]
         self.pair = ppvae.make(pair, data.x.shape[1], LATENTS, hidden=HIDDEN, attributes=F)
         self.seen = (data.x, split.mask, data.attributes if reads else None)
         entries = {"x": data.x} | ({"nodes": data.attributes} if reads else {})
         self.table = enter(self.pair, entries, split.mask)
         objective = as_published(KL_WEIGHT[pair], ppvae.balanced(data.x, split.mask))
         self.update = Update(self.pair, objective, list(self.pair.parameters()), RATES[reads])
-        self.steps, self.number, self.found = 0, -math.inf, []
+        self.steps, self.number = 0, -math.inf
+        self.found: list[tuple[int, Tensor]] = []
 
     def go_on(self, steps: int) -> None:
         """Until so many steps are taken."""
@@ -237,6 +239,7 @@ def _picture(run: Run, name: str, row: str, steps: int) -> None:
     """The codes of the first split along their two principal axes, coloured by class."""
     data, (pair, reads) = _load(name), ROWS[row]
     _, codes = fit_codes(pair, data, held_out_links(data.x, 0), reads, steps, 0)[-1]
+    assert data.label is not None
     centred, known = codes - codes.mean(0), data.label >= 0
     flat = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T
     figure = plane(flat[known], data.label[known], f"{name}: mean codes of the nodes, by class; two principal axes")

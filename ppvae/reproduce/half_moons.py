@@ -31,7 +31,7 @@ from ppvae.reproduce.few_labels import (
     side_by_side,
 )
 from ppvae.reproduce.pictures import save
-from ppvae.reproduce.run import Cell, Place, Run, cells
+from ppvae.reproduce.run import Cell, Place, Run, cells, seeds
 
 ADGM, ALL = "ADGM", "every label"
 
@@ -49,6 +49,7 @@ STARTS = 5  # fits from other first weights, of which that with the highest numb
 NAMED = 10.0  # alpha: the six rows that show their class are few beside what the bound asks of all
 
 
+@seeds(5)
 def half_moons(run: Run) -> list[Cell]:
     """Every seed's errors and bounds, seeds side by side."""
     spent = BUDGETS[run.budget]
@@ -62,7 +63,6 @@ def half_moons(run: Run) -> list[Cell]:
     return cells(found, {})
 
 
-half_moons.seeds = 5
 TABLES = {"half-moons": half_moons}
 
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ from ppvae.objectives.modalities import bivcca, jmvae, telbo
 from ppvae.reproduce.fitting import mean
 from ppvae.reproduce.judge import Judge, judged, taught
 from ppvae.reproduce.pictures import board, save
-from ppvae.reproduce.run import Cell, Place, Run, cells
+from ppvae.reproduce.run import Cell, Place, Run, cells, seeds
 
 METHODS: dict[str, Callable[[float], Callable[..., Tensor]]] = {
     "TELBO": lambda weight: telbo({"y": weight}, alone={"y": weight}),
@@ -81,13 +81,13 @@ class Queries(NamedTuple):
     truth: list[Tensor]
 
 
+@seeds(1)
 def imagination(run: Run) -> list[Cell]:
     """The three C's of each method, and what the judge can do."""
     spent = BUDGETS[run.budget]
     return cells([_one_seed(run, spent, seed) for seed in range(run.seeds)], {})
 
 
-imagination.seeds = 1
 TABLES = {"imagination": imagination}
 
 
@@ -116,6 +116,7 @@ def images(budget: str, spent: Budget, split: str, seed: int) -> Attributes:
     if budget != "smoke":
         return mnist_attributes(spent.canvas, split, spent.rows, seed)
     source = digits_binary()
+    assert source.label is not None
     grey = source.x.reshape(-1, *source.shape[1:])[: sum(spent.rows)]
     return with_attributes(grey, source.label[: len(grey)], spent.canvas, split, spent.rows, seed)
 
@@ -131,6 +132,7 @@ def _judge(run: Run, spent: Budget, seed: int) -> tuple[Judge, list[float]]:
                 judge, source.rows("train"), (1, spent.canvas, spent.canvas), COUNTS, 1 - epoch / spent.taught
             )
     test = source.rows("test")
+    assert judge is not None
     return judge, (judged(judge, test["x"]) == test["y"]).double().mean(0).tolist()
 
 
@@ -145,14 +147,14 @@ def _weight(run: Run, spent: Budget, rows: dict[str, Tensor], chosen: Queries, j
                 found = _scored(name, pair, own_draws, chosen, None, rows["y"], spent.draws, judge)
             total += sum(found[name, measure] for measure in MEASURES[:3])
         worth[weight] = total
-    return max(worth, key=worth.get)
+    return max(worth, key=worth.__getitem__)
 
 
 def _fitted(
     run: Run, spent: Budget, name: str, rows: dict[str, Tensor], weight: float, epochs: int, seed: int
 ) -> ppvae.Pair:
     run.say(f"{name}, weight {weight:g}, seed {seed}: {epochs} epochs of {len(rows['x'])} rows")
-    sizes = {"latents": spent.latents, "hidden": spent.hidden, "classes": COUNTS}
+    sizes: dict[str, Any] = {"latents": spent.latents, "hidden": spent.hidden, "classes": COUNTS}
     with own_generators(seed):
         pair = ppvae.make("multimodal_vae", rows["x"].shape[1], **sizes)
     pair.encoder.joint.requires_grad_(name != "BiVCCA")  # which has no q(z | x, y)

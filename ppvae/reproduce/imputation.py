@@ -30,7 +30,7 @@ from ppvae import data
 from ppvae.data import uci
 from ppvae.evaluate.imputation import imputation_scores
 from ppvae.imputation import WAYS, choose, complete, draws_for, ways
-from ppvae.reproduce.run import Cell, Place, Run, cells
+from ppvae.reproduce.run import Cell, Place, Run, cells, seeds
 
 EIGHT = tuple(uci.MAKERS)
 CHOICE = "Our choice"
@@ -70,6 +70,7 @@ BUDGETS = {
 }
 
 
+@seeds(5)  # masks, of many minutes each
 def imputation(run: Run) -> list[Cell]:
     """Every table, law and mask, on all processor cores."""
     spent = BUDGETS[run.budget]
@@ -95,7 +96,6 @@ def imputation(run: Run) -> list[Cell]:
     return cells(runs, {})  # no document has these tables under these masks
 
 
-imputation.seeds = 5  # masks, of many minutes each
 TABLES = {"imputation": imputation}
 MEASURES = ("RMSE", "CRPS", "coverage", "seconds")
 

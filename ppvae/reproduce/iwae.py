@@ -19,18 +19,21 @@ References: Burda, Grosse & Salakhutdinov 2016, table 1; Tucker et al. 2019 (DRe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from torch import Tensor
 
 import ppvae
 from ppvae.reproduce.fitting import images, log_evidence, mean, train
-from ppvae.reproduce.run import Cell, Place, Run, cells
+from ppvae.reproduce.run import Cell, Place, Run, cells, seeds
 
-OBJECTIVES = {
+OBJECTIVES: dict[str, Callable[[int], Any]] = {
     "VAE": ppvae.elbo,
     "IWAE": ppvae.iw_elbo,
     "IWAE, DReG": lambda k: ppvae.iw_elbo(k, gradient="dreg"),
 }
-PUBLISHED = {
+PUBLISHED: dict[str, dict[str, tuple[float, ...]]] = {
     "VAE": {"L=1": (86.76, 86.47, 86.35), "L=2": (85.33,)},
     "IWAE": {"L=1": (86.76, 85.54, 84.78), "L=2": (85.33, 83.89, 82.90)},
     "IWAE, DReG": {"L=1": (86.08, 84.90, 84.32)},
@@ -59,8 +62,14 @@ class Budget(NamedTuple):
     dreg: tuple[str, ...]
 
 
-STORIES = {"L=1": ("vae", {"latents": 50, "hidden": (200, 200)}), "L=2": ("two_layer", {"latents": 50})}
-SMALL = {"L=1": ("vae", {"latents": 4, "hidden": (16,)}), "L=2": ("two_layer", {"latents": 2, "hidden": (16, 8)})}
+STORIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "L=1": ("vae", {"latents": 50, "hidden": (200, 200)}),
+    "L=2": ("two_layer", {"latents": 50}),
+}
+SMALL: dict[str, tuple[str, dict[str, Any]]] = {
+    "L=1": ("vae", {"latents": 4, "hidden": (16,)}),
+    "L=2": ("two_layer", {"latents": 2, "hidden": (16, 8)}),
+}
 BUDGETS = {
     "smoke": Budget("digits_binary", 256, 40, (1, 5), 1, 50, SMALL, ("L=1",)),
     "cpu": Budget("mnist", 60_000, 500, (1, 5), 4, 5000, STORIES, ("L=1",)),
@@ -68,13 +77,13 @@ BUDGETS = {
 }
 
 
+@seeds(1)
 def iwae(run: Run) -> list[Cell]:
     """Every objective, number of layers and k."""
     spent = BUDGETS[run.budget]
     return cells([_one_seed(run, spent, seed) for seed in range(run.seeds)], REFERENCE)
 
 
-iwae.seeds = 1
 TABLES = {"iwae": iwae}
 
 
@@ -84,7 +93,8 @@ def _one_seed(run: Run, spent: Budget, seed: int) -> dict[Place, float]:
     errors: dict[Place, float] = {}
     for layers, (pair, sizes) in spent.stories.items():
         for k in spent.draws:
-            column, by_row = f"{layers}, k={k}", {}
+            column = f"{layers}, k={k}"
+            by_row: dict[str, Tensor] = {}
             for row, objective in OBJECTIVES.items():
                 if row == "IWAE" and k == 1:
                     by_row[row] = by_row["VAE"]

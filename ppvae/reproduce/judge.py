@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ def taught(
     optimizer = torch.optim.Adam(judge.parameters(), RATE * share)
     for index in torch.randperm(len(rows["x"])).split(BATCH):
         x, wanted = rows["x"][index].to(home), rows["y"][index].to(home).long()
-        loss = sum(cross_entropy(logits, wanted[:, k]) for k, logits in enumerate(judge(x)))
+        loss: Any = sum(cross_entropy(logits, wanted[:, k]) for k, logits in enumerate(judge(x)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from ppvae import evaluate
 from ppvae.reproduce.fitting import bound, images, mean, train
-from ppvae.reproduce.run import Cell, Place, Run, cells
+from ppvae.reproduce.run import Cell, Place, Run, cells, seeds
 
 BASE = 20
 
@@ -44,13 +44,13 @@ BUDGETS = {
 }
 
 
+@seeds(1)
 def latents(run: Run) -> list[Cell]:
     """One row for each number of latents."""
     spent = BUDGETS[run.budget]
     return cells([_one_seed(run, spent, seed) for seed in range(run.seeds)], {})
 
 
-latents.seeds = 1
 TABLES = {"latents": latents}
 
 

@@ -41,9 +41,9 @@ from ppvae.data import uci
 from ppvae.data.chance import generator
 from ppvae.data.laws import draw, logistic, standardised
 from ppvae.evaluate.multiple import rubin
-from ppvae.imputation import WAYS, complete
+from ppvae.imputation import WAYS, Way, complete
 from ppvae.reproduce import imputation
-from ppvae.reproduce.run import Cell, Place, Run, cells
+from ppvae.reproduce.run import Cell, Place, Run, cells, seeds
 
 SEVEN = ("banknote", "breast", "concrete", "hivae_defaultcredit", "letter", "wine_red", "wine_white")
 LAST_IS_A_CATEGORY = {"concrete", "wine_red", "wine_white"}
@@ -99,6 +99,7 @@ BUDGETS = {
 }
 
 
+@seeds(5)
 def multiple_imputation(run: Run) -> list[Cell]:
     """Every table, law and seed, on all processor cores."""
     spent = BUDGETS[run.budget]
@@ -113,7 +114,6 @@ def multiple_imputation(run: Run) -> list[Cell]:
     return cells(runs, {(PEER, f"{law}, coverage"): value for law, value in PUBLISHED_MICE.items()})
 
 
-multiple_imputation.seeds = 5
 TABLES = {"multiple-imputation": multiple_imputation}
 
 
@@ -149,10 +149,14 @@ def intervals(drawn: Tensor, x: Tensor, fixed: bool) -> tuple[float, float, floa
     return float(held.double().mean()), float((pooled.estimate - truth).abs().mean()), float((high - low).mean())
 
 
+def _drawn(way: Way, holes: Tensor, seed: int) -> Tensor:
+    return complete(holes, way, DRAWS, seed).draws
+
+
 def methods(budget: str) -> Iterator[tuple[str, Callable[[Tensor, int], Tensor]]]:
     """What completes a table: by name, holes and seed to M draws."""
     for name, way in {name: WAYS[name] for name in (MIXTURE, *OURS)}.items():
-        yield name, lambda holes, seed, way=way: complete(holes, way, DRAWS, seed).draws
+        yield name, partial(_drawn, way)
     ridge = imputation.peers(imputation.BUDGETS[budget])[PEER]
     yield PEER, lambda holes, seed: ridge(holes, seed).draws
     if importlib.util.find_spec("miceforest"):

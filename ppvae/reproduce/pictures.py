@@ -14,6 +14,7 @@ from ppvae.reproduce.run import Run
 
 def save(run: Run, name: str, figure: Any) -> None:
     """Write a figure as PNG into the run's folder, whole or not at all."""
+    assert run.figures is not None  # who draws has asked
     run.figures.mkdir(parents=True, exist_ok=True)
     write_whole(run.figures / name, lambda draft: figure.savefig(draft, dpi=110, format="png"))
 

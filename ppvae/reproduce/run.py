@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from ppvae.errors import Problem
 
@@ -54,6 +54,17 @@ class Cell(NamedTuple):
 
 
 Place = tuple[str, str]
+Table = TypeVar("Table", bound=Callable[[Run], list[Cell]])
+
+
+def seeds(number: int) -> Callable[[Table], Table]:
+    """As the attribute ``seeds`` of a table's function: how many the command makes by default."""
+
+    def mark(table: Table) -> Table:
+        vars(table)["seeds"] = number
+        return table
+
+    return mark
 
 
 def cells(runs: list[dict[Place, float]], reference: Mapping[Place, float]) -> list[Cell]:

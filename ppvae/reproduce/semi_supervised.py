@@ -28,7 +28,7 @@ from ppvae.machine import own_generators
 from ppvae.plots.style import COLOURS
 from ppvae.reproduce.few_labels import ERROR, M2, PICTURES, classifiers, error_percent, few, repeated, side_by_side
 from ppvae.reproduce.pictures import board, save
-from ppvae.reproduce.run import Cell, Place, Run, cells
+from ppvae.reproduce.run import Cell, Place, Run, cells, seeds
 
 M1M2 = "M1+M2"
 PUBLISHED = {(M2, f"100 labels, {ERROR}"): 11.97, (M1M2, f"100 labels, {ERROR}"): 3.33}
@@ -53,6 +53,7 @@ BUDGETS = {
 }
 
 
+@seeds(5)
 def semi_supervised(run: Run) -> list[Cell]:
     """Every seed's errors, seeds side by side."""
     spent = BUDGETS[run.budget]
@@ -65,7 +66,6 @@ def semi_supervised(run: Run) -> list[Cell]:
     return cells(found, PUBLISHED)
 
 
-semi_supervised.seeds = 5
 TABLES = {"semi-supervised": semi_supervised}
 
 

@@ -16,7 +16,8 @@ Reference: Williams, Nash & Nazabal 2018; thesis, section 4.3.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import pyro.distributions as dist
 import torch
@@ -30,7 +31,7 @@ from ppvae.reproduce.run import Cell, Place, Run, cells
 SHAPE = (1, 28, 20)
 LATENTS = 43  # 90 % of the variance
 EXACT = "Exact inference"
-Encoder = Callable[[Tensor, Tensor], dist.Distribution]
+Encoder = Callable[[Tensor, Tensor], Any] | approximations.Denoising  # rows and mask to a Gaussian
 
 THESIS = {
     "thesis-4.1": {
@@ -155,9 +156,7 @@ def encoders(story: exact.FactorAnalysis, same: Encoder, star: Encoder) -> dict[
     found = dict(zip(ROWS, [*closed, same, star, lambda x, mask: exact.posterior(*by, x, mask)], strict=True))
     terms = experts.true_terms(*by)
     for depth in DEPTHS:
-        found[f"Conjugate gradient, depth {depth}"] = lambda x, mask, t=depth: experts.conjugate_gradient(
-            *terms, x, mask, depth=t
-        )
+        found[f"Conjugate gradient, depth {depth}"] = partial(experts.conjugate_gradient, *terms, depth=depth)
     return found
 
 
@@ -176,20 +175,20 @@ def learn(name: str, rate: float, story: exact.FactorAnalysis, x: Tensor, seed: 
     )
     home = next(pair.parameters()).device
 
-    def encode(x: Tensor, mask: Tensor) -> dist.Distribution:
+    def encode(x: Tensor, mask: Tensor) -> dist.TorchDistribution:
         with torch.no_grad():
             return _by_row(pair.encoder(x.float().to(home), mask.to(home)), x)
 
     return encode
 
 
-def error(q: dist.Distribution, story: exact.FactorAnalysis, x: Tensor, mask: Tensor) -> Tensor:
+def error(q: dist.TorchDistribution, story: exact.FactorAnalysis, x: Tensor, mask: Tensor) -> Tensor:
     """Squared error of W E[z] + loc, averaged over the missing pixels of each frame, (N,)."""
     missing = ~mask
     return ((q.mean @ story.W.mT + story.loc - x).square() * missing).sum(1) / missing.sum(1)
 
 
-def _by_row(q: dist.Distribution, like: Tensor) -> dist.Distribution:
+def _by_row(q: dist.TorchDistribution, like: Tensor) -> dist.TorchDistribution:
     """A guide's distribution of batch (N, 1) with batch (N,), in the dtype and on the device of ``like``."""
     mean = q.mean.squeeze(1).to(like)
     if isinstance(q, dist.MultivariateNormal):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ppvae import exact
 from ppvae.exact import approximations
-from ppvae.files import write_whole
+from ppvae.reproduce.pictures import save
 from ppvae.reproduce.run import Run
 from ppvae.reproduce.thesis_missing import BUDGETS, EXACT, ROWS, SHAPE, encoders, faces, hide
 
@@ -23,12 +23,11 @@ def draw_figures(run: Run) -> None:
     spent = BUDGETS[run.budget]
     train, test = faces(0, spent.frames)
     story = exact.ppca(train, spent.latents)
-    run.figures.mkdir(parents=True, exist_ok=True)
     for name, figure in (
         ("figure-4.1.png", seven_reconstructions(story, train, test)),
         ("figure-4.2.png", growing(story, test)),
     ):
-        write_whole(run.figures / name, lambda draft, figure=figure: figure.savefig(draft, dpi=110, format="png"))
+        save(run, name, figure)
 
 
 def seven_reconstructions(story: exact.FactorAnalysis, train: Tensor, test: Tensor) -> Any:

@@ -35,7 +35,7 @@ class Aliases:
         if not isinstance(node.target, OpOverload):  # getitem of several results: each is judged by itself
             (source,) = node.all_input_nodes
             return self.root[source] if self.root[source] is not source else node
-        shown = _shown(node)
+        shown = _shown(node, node.target)
         return self.root[shown] if shown is not None else node
 
 
@@ -43,11 +43,11 @@ def operation(node: Node) -> OpOverload | None:
     return node.target if node.op == "call_function" and isinstance(node.target, OpOverload) else None
 
 
-def _shown(node: Node) -> Node | None:
+def _shown(node: Node, op: OpOverload) -> Node | None:
     """The argument whose memory the result shows, if there is one."""
-    schema = node.target._schema
+    schema = op._schema
     if schema.name in HIDDEN_VIEWS:
-        return node.args[0]
+        return node.all_input_nodes[0]
     if not any(r.alias_info is not None for r in schema.returns):
         return None
     for value, argument in zip(node.args, schema.arguments, strict=False):

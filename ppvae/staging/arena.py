@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,18 +70,18 @@ class _Placing:
     def _owner(self, node: Node) -> Node:
         """The node whose operation made the memory: one of several results belongs to the operation."""
         root = self.aliases.root[node]
-        return root.args[0] if root.op == "call_function" and root.target is operator.getitem else root
+        return root.all_input_nodes[0] if root.op == "call_function" and root.target is operator.getitem else root
 
     def _place(self, node: Node) -> None:
         op = operation(node)
-        if node.op == "get_attr" and node.target.startswith("_held"):
-            self.static[node] = getattr(self.module, node.target)
+        if node.op == "get_attr" and str(node.target).startswith("_held"):
+            self.static[node] = getattr(self.module, str(node.target))
         elif node.op != "call_function":
             return
         elif op is None or self.aliases.root[node] is not node:
             self._view(node, op)
-        elif op in UNDEFINED and dense(shape_of(node)):
-            self._hold(node, self._take(node, shape_of(node)))
+        elif op in UNDEFINED and (like := shape_of(node)) is not None and dense(like):
+            self._hold(node, self._take(node, like))
         else:
             self._write_to(node, op)
 
@@ -89,7 +90,7 @@ class _Placing:
         sources = node.all_input_nodes
         if not sources or any(n not in self.static for n in sources):
             return
-        if op is not None and op._schema.is_mutable:
+        if isinstance(node.target, str) or (op is not None and op._schema.is_mutable):
             return
         args, kwargs = map_arg((node.args, node.kwargs), self.static.__getitem__)
         self._hold(node, node.target(*args, **kwargs))
@@ -165,7 +166,7 @@ def _variants(op: OpOverload) -> Iterator[OpOverload]:
     return (getattr(packet, name) for name in packet.overloads())
 
 
-def _is_out(argument: object) -> bool:
+def _is_out(argument: Any) -> bool:
     return argument.alias_info is not None and argument.alias_info.is_write
 
 

@@ -47,7 +47,8 @@ def _parted(module: GraphModule) -> tuple[GraphModule, GraphModule]:
     computed = [node for node in nodes if node.op == "call_function" and node not in drawn]
     border = [node for node in computed if any(user in drawn or user is output for user in node.users)]
 
-    before, known = Graph(), {}
+    known: dict[Node, Node] = {}
+    before = Graph()
     for node in nodes:
         if node not in drawn:
             known[node] = before.node_copy(node, known.__getitem__)
@@ -71,7 +72,8 @@ def _parted(module: GraphModule) -> tuple[GraphModule, GraphModule]:
 
 def _drawn(graph: Graph) -> set[Node]:
     """What must be computed anew in each call: draws, memory that is written to, and what depends on these."""
-    written, found = Aliases(graph).written, set()
+    found: set[Node] = set()
+    written = Aliases(graph).written
     fresh = written | {root.all_input_nodes[0] for root in written if root.target is operator.getitem}
     for node in graph.nodes:
         op = operation(node)

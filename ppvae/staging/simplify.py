@@ -50,9 +50,9 @@ def _pass_through(module: GraphModule) -> None:
 
 def _same_memory(node: Node, op: object) -> Node | None:
     if op in SAME or op in VIEWS:
-        return node.args[0]
-    if op is aten.t.default and operation(node.args[0]) is aten.t.default:
-        return node.args[0].args[0]
+        return node.all_input_nodes[0]
+    if op is aten.t.default and operation(node.all_input_nodes[0]) is aten.t.default:
+        return node.all_input_nodes[0].all_input_nodes[0]
     return None
 
 
@@ -60,8 +60,8 @@ def _same_value(node: Node, op: object) -> Node | None:
     if op in (aten.mul.Tensor, aten.div.Tensor, aten.pow.Tensor_Scalar):
         left, right = node.args[:2]
         return left if isinstance(left, Node) and isinstance(right, (int, float)) and right == 1 else None
-    if op is aten.neg.default and operation(node.args[0]) is aten.neg.default:
-        return node.args[0].args[0]
+    if op is aten.neg.default and operation(node.all_input_nodes[0]) is aten.neg.default:
+        return node.all_input_nodes[0].all_input_nodes[0]
     return None
 
 
@@ -91,9 +91,9 @@ def _known(module: GraphModule, node: Node, known: dict[Node, Tensor]) -> Tensor
     if op is None or op in UNDEFINED or drawn(op) or op._schema.is_mutable:
         return None
     if op is aten.lift_fresh_copy.default:
-        return getattr(module, node.args[0].target).clone() if node.args[0].op == "get_attr" else None
-    if op in OF_SHAPE:
-        like = shape_of(node.args[0])
+        (source,) = node.all_input_nodes
+        return getattr(module, str(source.target)).clone() if source.op == "get_attr" else None
+    if op in OF_SHAPE and (like := shape_of(node.all_input_nodes[0])) is not None:
         standing_in = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=like.device)
         return op(standing_in, *node.args[1:], **node.kwargs)
     if not all(n in known for n in node.all_input_nodes):

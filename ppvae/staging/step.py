@@ -9,7 +9,7 @@ bit for bit. That is checked on the second, fourth, eighth, … batch of a shape
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pyro
 import torch
@@ -185,7 +185,7 @@ class _Call(nn.Module):
         return [bound.mean(), terms.likelihood.mean(), *(kl.mean() for kl in terms.kl.values())]
 
 
-def _gradients(bound: Tensor, parameters: list[Tensor]) -> list[Tensor]:
+def _gradients(bound: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
     """Of the negative bound: losses go down. 0 for a parameter that this batch does not reach.
 
     Each has memory of its own, laid out as its parameter's: fused optimizers read it in that order, whatever the strides

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import OrderedDict
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from opt_einsum import get_symbol
@@ -24,9 +24,10 @@ from torch import Tensor
 
 from ppvae.errors import Caution, Problem
 from ppvae.tracing.logspace import Ring, aligned
-from ppvae.tracing.traces import DATA_DIM, PARTICLE_DIM, Traces, enumerated, is_global, seen_rows
+from ppvae.tracing.traces import DATA_DIM, PARTICLE_DIM, Traces, added, enumerated, is_global, seen_rows
 
-Factors = list[tuple[frozenset, Tensor]]  # (plates over which it is a product, packed log-probability)
+Packed: TypeAlias = Any  # a tensor that names its dims, in `_pyro_dims` (`pyro.ops.packed`)
+Factors = list[tuple[frozenset, Packed]]  # (plates over which it is a product, log-probability)
 
 
 def expected(traces: Traces) -> tuple[Tensor, dict[str, Tensor]]:
@@ -60,7 +61,7 @@ def expected_each(traces: Traces) -> tuple[Tensor, dict[str, Tensor]]:
             else:
                 kl[name] = kl[name] - symbols.expectation(log_p)
     terms = [term for _, term in plain] + [term for _, term in symbols.contract(touching, symbols.summed)]
-    likelihood = sum(symbols.expectation(term) for term in terms) + symbols.copies(guide=False)
+    likelihood = added(symbols.expectation(term) for term in terms) + symbols.copies(guide=False)
     return likelihood, kl
 
 
@@ -88,7 +89,7 @@ def summed(traces: Traces) -> Tensor:
         )
     touching, plain = symbols.split(factors, everything=True)
     terms = [term for _, term in plain] + [term for _, term in symbols.contract(touching, symbols.all)]
-    return sum(symbols.particles_rows(term) for term in terms) + symbols.copies(guide=True)
+    return added(symbols.particles_rows(term) for term in terms) + symbols.copies(guide=True)
 
 
 class _Symbols:
@@ -116,7 +117,7 @@ class _Symbols:
         plates = {self.plates[frame.name] for frame in site["cond_indep_stack"] if frame.vectorized}
         return frozenset(plates - {self.row, self.particle})
 
-    def factor(self, site: dict[str, Any]) -> tuple[frozenset, Tensor]:
+    def factor(self, site: dict[str, Any]) -> tuple[frozenset, Packed]:
         factor = self.ordinal(site), site["packed"]["log_prob"]
         self._refuse_mixed(*factor, f"the site {site['name']!r}")
         return factor
@@ -129,7 +130,7 @@ class _Symbols:
     def contract(self, factors: Factors, dims: set[str]) -> Factors:
         if not factors:
             return []
-        tree: OrderedDict[frozenset, list[Tensor]] = OrderedDict()
+        tree: OrderedDict[frozenset, list[Packed]] = OrderedDict()
         for ordinal, term in factors:
             tree.setdefault(ordinal, []).append(term)
         contracted = contract_tensor_tree(tree, set(dims), ring=Ring())
@@ -138,10 +139,10 @@ class _Symbols:
             self._refuse_mixed(ordinal, term, "a sum over what the story alone enumerates")
         return sums
 
-    def expectation(self, term: Tensor) -> Tensor:
+    def expectation(self, term: Packed) -> Tensor:
         """E_q over the guide's enumerated sites that the term depends on, (P, N)."""
         needed = self.averaged & set(term._pyro_dims)
-        weights: list[Tensor] = []
+        weights: list[Packed] = []
         grown = True
         used: set[str] = set()
         while grown:  # q(y2 | y1) brings y1 in
@@ -157,12 +158,12 @@ class _Symbols:
         dims = "".join(sorted({*term._pyro_dims, *(d for w in weights for d in w._pyro_dims)}))
         value = aligned(term, term._pyro_dims, dims)
         if weights:
-            weight = sum(aligned(w, w._pyro_dims, dims) for w in weights).exp()
+            weight = added(aligned(w, w._pyro_dims, dims) for w in weights).exp()
             value = torch.where(weight > 0, value, 0.0) * weight  # 0 log 0 = 0: what q excludes has log q = -inf
         keep = {self.row, self.particle}
         return self._rows(_sum_out(value, dims, keep), [d for d in dims if d in keep])
 
-    def particles_rows(self, term: Tensor) -> Tensor:
+    def particles_rows(self, term: Packed) -> Tensor:
         keep = [d for d in term._pyro_dims if d in (self.row, self.particle)]
         return self._rows(_sum_out(term, term._pyro_dims, set(keep)), keep)
 
@@ -182,7 +183,7 @@ class _Symbols:
                 total = total - entries.sum(-1) * math.log(_values(site))
         return total
 
-    def _refuse_mixed(self, ordinal: frozenset, term: Tensor, what: str) -> None:
+    def _refuse_mixed(self, ordinal: frozenset, term: Packed, what: str) -> None:
         """A term that holds a latent of each feature must itself stand inside that plate: a product over the features
         has C^D values, and multiplying along one dim would take the latent for one that all features share."""
         if any(not self.within[symbol] <= ordinal for symbol in self.all & set(term._pyro_dims)):
@@ -221,21 +222,21 @@ def _sum_out(value: Tensor, dims: str, keep: set[str | None]) -> Tensor:
     return value.sum(out) if out else value  # sum([]) would be the sum over all dims
 
 
-def _unseen(log_q: Tensor, site: dict[str, Any]) -> Tensor:
+def _unseen(log_q: Packed, site: dict[str, Any]) -> Packed:
     return _where_seen(0.0, log_q, site)
 
 
-def _copies_weigh(log_q: Tensor, site: dict[str, Any]) -> Tensor:
+def _copies_weigh(log_q: Packed, site: dict[str, Any]) -> Packed:
     return _where_seen(-math.log(_values(site)), log_q, site)
 
 
-def _where_seen(value: float, log_q: Tensor, site: dict[str, Any]) -> Tensor:
+def _where_seen(value: float, log_q: Packed, site: dict[str, Any]) -> Packed:
     seen = seen_rows(site)
     if seen is None:
         return log_q
     names = site["infer"]["_dim_to_symbol"]
     seen, log_q = packed.broadcast_all(packed.pack(seen, names), log_q)
-    result = torch.where(seen, value, log_q)
+    result: Packed = torch.where(seen, value, log_q)
     result._pyro_dims = log_q._pyro_dims
     return result
 

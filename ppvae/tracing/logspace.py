@@ -25,7 +25,7 @@ def einsum(equation: str, *operands: Tensor, **_: Any) -> Tensor:
     inputs, output = equation.split("->")
     inputs = inputs.split(",")
     dims = output + "".join(sorted(set("".join(inputs)) - set(output)))
-    total = sum(aligned(operand, names, dims) for operand, names in zip(operands, inputs, strict=True))
+    total: Any = sum(aligned(operand, names, dims) for operand, names in zip(operands, inputs, strict=True))
     out = list(range(len(output), len(dims)))
     return total.logsumexp(out) if out else total
 

@@ -53,8 +53,7 @@ def terms_of(traces: Traces, table: Table, closed: bool) -> ElboTerms:
     if any(enumerated(site) for _, site in traces.scored()):
         likelihood, kl = enumeration.expected(traces)
         return ElboTerms(likelihood, _share_globals(kl, traces, table), ())
-    likelihood = torch.zeros(traces.rows).to(next(iter(table.values.values())))
-    kl: dict[str, Tensor] = {}
+    likelihood, kl = torch.zeros(traces.rows).to(next(iter(table.values.values()))), {}
     analytic = []
     drawn = dict(traces.drawn())  # a site that the guide was given is data too
     for name, site in traces.scored():

@@ -7,9 +7,11 @@ posterior is written over the `Traces` that it returns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any
 
 import pyro
@@ -165,6 +167,11 @@ def by_row(value: Tensor, traces: Traces) -> Tensor:
     """Sum over the features: (…, N, D) to (P, N)."""
     value = value.sum(-1)  # ([P,] N)
     return value.expand(traces.particles, traces.rows)
+
+
+def added(terms: Iterable[Tensor]) -> Tensor:
+    """The sum of one tensor or more; `sum` begins with a 0, which is none."""
+    return reduce(add, terms)
 
 
 def _observe_where_seen(traces: Traces) -> None:
