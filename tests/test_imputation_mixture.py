@@ -214,6 +214,17 @@ def test_equal_seeds_give_equal_imputations_and_no_gradient_passes_through_them(
     assert imputed.log_prob(draws[0]).shape == (12, 1) and not imputed.log_prob(draws[0]).any()
 
 
+def test_imputations_can_be_masked_as_every_distribution_can():
+    """An attribute called ``mask`` stood where the method is."""
+    made = small()
+    entries, mask = data(made)
+    imputed = Imputations(
+        made.encoder, made.decoder, dist.Normal(torch.zeros(1, 2), 1.0).to_event(1), entries["x"], mask
+    )
+    masked = imputed.mask(torch.zeros(12, 1, dtype=torch.bool))
+    assert masked.log_prob(masked.sample()).shape == (12, 1)
+
+
 def test_what_fills_a_gap_is_never_read():
     made = small()
     entries, mask = data(made)

@@ -32,9 +32,8 @@ def write_completed(table: Table, filled: np.ndarray, path: str | Path, force: b
             is not installed.
     """
     path = Path(path)
-    lines = table.sheet
-    if isinstance(lines, Lines) and not parquet.ends(path):
-        return write_new(path, lambda draft: _write_lines(table, lines, filled, draft), force)
+    if isinstance(table.sheet, Lines) and not parquet.ends(path):
+        return write_new(path, lambda draft: _write_lines(table, filled, draft), force)
     sheet = _typed(table, filled)
     if parquet.ends(path):
         return write_new(path, lambda draft: parquet.arrow().parquet.write_table(sheet, draft), force)
@@ -49,7 +48,8 @@ def number_name(table: Table) -> str:
     return "draw" if "draw" not in map(str, table.frame.columns) else ".draw"
 
 
-def _write_lines(table: Table, lines: Lines, filled: np.ndarray, draft: str) -> None:
+def _write_lines(table: Table, filled: np.ndarray, draft: str) -> None:
+    lines: Any = table.sheet
     gaps = np.argwhere(np.isnan(table.values))  # (M, 2)
     holes = defaultdict(list)
     for m, (n, j) in enumerate(gaps.tolist()):

@@ -70,7 +70,8 @@ class _Placing:
     def _owner(self, node: Node) -> Node:
         """The node whose operation made the memory: one of several results belongs to the operation."""
         root = self.aliases.root[node]
-        return root.all_input_nodes[0] if root.op == "call_function" and root.target is operator.getitem else root
+        several = root.op == "call_function" and root.target is operator.getitem
+        return next(iter(root.all_input_nodes), root) if several else root  # an erased node reads nothing any more
 
     def _place(self, node: Node) -> None:
         op = operation(node)
