@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor
 
 from ppvae.errors import Problem
 from ppvae.files import write_whole
+
+if TYPE_CHECKING:
+    from xarray import DataTree
 
 
 def pareto_k(log_weights: Tensor) -> Tensor:
@@ -46,7 +49,7 @@ def datatree(
     mask: Tensor,
     prior: dict[str, Tensor] | None = None,
     sample_stats: dict[str, Tensor] | None = None,
-) -> Any:
+) -> DataTree:
     """Arrange draws as ArviZ expects them: a chain of S draws.
 
     Args:

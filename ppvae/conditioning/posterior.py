@@ -8,7 +8,7 @@ draw. `Posterior.gibbs` gives Markov chains instead. Rows and particles go in bl
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ from ppvae.tracing.hidden import goes_on
 from ppvae.tracing.terms import refuse_certain, weights_of
 from ppvae.tracing.traces import Traces, run
 from ppvae.unfit import refuse_contradicted
+
+if TYPE_CHECKING:  # it takes long to import
+    from xarray import DataTree
 
 __all__ = ["Posterior", "condition"]
 
@@ -177,7 +180,7 @@ class Posterior(Blocks):
         """log p(x_o, z) - log q(z) of draws of the guide for a block of the rows, (P, n)."""
         return self.block(self._weights, rows, particles)[0]
 
-    def to_datatree(self, draws: int = 100) -> Any:
+    def to_datatree(self, draws: int = 100) -> DataTree:
         """Put draws into an xarray.DataTree whose groups are named as ArviZ names them.
 
         posterior (latents), posterior_predictive (completed rows), prior and prior_predictive (the story's own draws),
