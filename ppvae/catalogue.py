@@ -101,21 +101,26 @@ def read(path: str | Path) -> tuple[Pair, dict[str, Any]]:
     if path.is_dir():
         path = next((path / name for name in RUN if (path / name).is_file()), path / RUN[0])
     record = read_record(path, sealed=lambda record: record.get("ppvae") != 1)  # those had none
-    if record.get("ppvae") not in (1, 2):
+    version = record.get("ppvae")
+    if not isinstance(version, int) or version not in (1, 2):
         raise Problem(f"{path} does not hold a pair", "a file of something else", "save it with ppvae.save(pair, path)")
-    if record["name"] is None:
+    try:
+        name, notes = record["name"], dict(record["notes"])
+        if name is not None:
+            pair = make(name, **record["arguments"]).to(getattr(torch, record["dtype"]))
+            pair.load_state_dict(record["state"])
+    except Problem:
+        raise
+    except Exception as error:  # the makers, torch and Python each raise their own kind
+        raise Problem(
+            f"what {path} says of the pair {record.get('name')!r} does not fit together",
+            f"it was saved by another version of ppvae ({type(error).__name__})",
+            "fit it again, or load it with the version that saved it",
+        ) from error
+    if name is None:
         raise Problem(
             f"the pair in {path} was not built by ppvae.make",
             "a file keeps a name and arguments, not code",
             "build it, and pair.load_state_dict(torch.load(path, weights_only=True)['state'])",
         )
-    pair = make(record["name"], **record["arguments"]).to(getattr(torch, record["dtype"]))
-    try:
-        pair.load_state_dict(record["state"])
-    except RuntimeError as error:
-        raise Problem(
-            f"the parameters in {path} are not those of the pair {record['name']!r}",
-            "it was saved by another version of ppvae",
-            "fit it again, or load it with the version that saved it",
-        ) from error
-    return pair, record["notes"]
+    return pair, notes

@@ -352,11 +352,12 @@ def test_when_one_process_is_killed_all_end_with_one_message(tmp_path):
 
 @several
 @pytest.mark.slow
-def test_ctrl_c_leaves_the_checkpoint_and_one_message(tmp_path):
+@pytest.mark.parametrize(("how", "wanted"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_leaves_the_checkpoint_and_one_message(tmp_path, how, wanted):
     running, workers = started(tmp_path, "--epochs", 100000, "--processes", 2)
-    running.send_signal(signal.SIGINT)
+    running.send_signal(how)
     code, out, err = ended(running)
-    assert code == 130 and err.strip() == "stopped; ppvae fit --resume a goes on" and not out
+    assert code == wanted and err.strip() == "stopped; ppvae fit --resume a goes on" and not out
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
     assert [path.name for path in tmp_path.iterdir()] == ["a"] and not (tmp_path / "a" / "pair.pt").exists()
 

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -104,3 +106,39 @@ def test_some_epochs_stand_in_the_table_the_ends_among_them():
     shown = [record["epoch"] for record in _thinned(history)]
     assert shown[0] == 1 and shown[-1] == 100 and len(shown) == 12 and shown == sorted(shown)
     assert _thinned(history[:5]) == history[:5]
+
+
+# --- as a browser has it ----------------------------------------------------------------------------------
+
+ASK = "<script>onload = () => document.title = [...document.images].map(i => i.complete && i.naturalWidth > 0)</script>"
+
+
+def opened(html):
+    """What a browser says on its console of a page, and of each of its pictures whether it shows."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("there is no Chromium")
+    Path("asked.html").write_text(html.replace("</head>", f"{ASK}</head>"))
+    words = ("--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom")
+    page = Path("asked.html").resolve().as_uri()
+    found = subprocess.run([browser, *words, page], capture_output=True, text=True, timeout=120)
+    said = [line for line in found.stderr.splitlines() if "CONSOLE" in line]
+    return said, re.search(r"<title>(.*?)</title>", found.stdout).group(1).split(",")
+
+
+@pytest.mark.slow
+def test_a_browser_shows_every_picture_and_has_no_complaint(page, ppvae_):
+    said, shown = opened(
+        "<head><title></title></head><img src='data:image/png;base64,AA'><script>nothing.here()</script>"
+    )
+    assert "nothing is not defined" in said[0] and shown == ["false"]  # it would be seen
+    html, _ = page
+    assert opened(html) == ([], ["true"] * 7)
+    x = torch.randn(80, 1) + 0.3 * torch.randn(80, 4)
+    rows = [",".join("" if hidden else f"{value:.3f}" for value, hidden in zip(*row, strict=True))
+            for row in zip(x.tolist(), (torch.rand(80, 4) < 0.2).tolist(), strict=True)]  # fmt: skip
+    Path("t.csv").write_text("\n".join(["a,b,c,d", *(row for row in rows if row != ",,,")]) + "\n")
+    assert ppvae_("impute", "t.csv", "-o", "out.csv", "--report", "i.html")[0] == 0
+    html = Path("i.html").read_text()
+    said, shown = opened(html)
+    assert said == [] and set(shown) == {"true"} and len(shown) == html.count("<img") > 0

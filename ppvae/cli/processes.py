@@ -18,6 +18,7 @@ from typing import IO, Any
 import torch
 from torch.multiprocessing import ProcessContext, ProcessExitedException, ProcessRaisedException, spawn
 
+from ppvae.cli.shared import Terminated
 from ppvae.errors import Problem
 from ppvae.fitting.processes import GRACE, cores, meeting
 from ppvae.machine import device_of
@@ -32,7 +33,7 @@ def in_processes(count: int, device: str) -> int:
     are ended. Ctrl-C reaches each of them once.
 
     Returns:
-        The exit code: that of the process that failed, or 130 after Ctrl-C.
+        The exit code: that of the process that failed, 130 after Ctrl-C, or 143 after SIGTERM.
 
     Raises:
         Problem: more processes than there are places for, or one that was ended from outside.
@@ -76,9 +77,9 @@ def _wait(context: ProcessContext, said: Path) -> int:
     try:
         while not context.join():
             pass
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         _interrupt(context)
-        return 130
+        return 143 if isinstance(stop, Terminated) else 130
     except ProcessRaisedException as error:
         print(error, file=sys.stderr)
         return 1

@@ -13,6 +13,7 @@ import numpy as np
 from ppvae.errors import Problem
 
 if TYPE_CHECKING:
+    import pandas
     import pyarrow
 
 
@@ -34,8 +35,8 @@ def arrow() -> ModuleType:
     return pyarrow
 
 
-def read(path: Path) -> pyarrow.Table:
-    """Read a file, every column with its type.
+def read(path: Path) -> tuple[pyarrow.Table, pandas.DataFrame]:
+    """Read a file, every column with its type; and the same as pandas has it.
 
     Raises:
         Problem: no such file, or no Parquet file.
@@ -43,10 +44,13 @@ def read(path: Path) -> pyarrow.Table:
     pyarrow = arrow()
     try:
         with path.open("rb") as file:
-            return pyarrow.parquet.read_table(file)
+            sheet = pyarrow.parquet.read_table(file)
+        sheet.validate(full=True)
+        _index(sheet)
+        return sheet, sheet.to_pandas()
     except FileNotFoundError:
         raise Problem(f"there is no file {path}", "a misspelt path", "the path of a CSV or Parquet file") from None
-    except (OSError, pyarrow.ArrowException) as error:
+    except Exception as error:  # Arrow's own, and whatever a damaged note to pandas leads to there
         cause = "a folder, a file of another kind under this name, or one that was cut short"
         raise Problem(f"{path} cannot be read: {error}", cause, "write it again; a CSV file ends with .csv") from error
 
@@ -159,7 +163,7 @@ def _described(sheet: pyarrow.Table, changed: dict[str, str]) -> dict[bytes, byt
     if not metadata or b"pandas" not in metadata:
         return metadata
     kept = json.loads(metadata[b"pandas"])
-    for column in kept["columns"]:
-        if column["field_name"] in changed:
+    for column in kept.get("columns", []):
+        if column.get("field_name") in changed:
             column["pandas_type"] = column["numpy_type"] = changed[column["field_name"]]
     return {**metadata, b"pandas": json.dumps(kept).encode()}

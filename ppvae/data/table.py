@@ -80,8 +80,8 @@ def read_table(path: str | Path, text: Text = "refuse") -> Table:
 
 
 def _read_parquet(path: Path, text: Text) -> Table:
-    sheet = parquet.read(path)
-    frame, names = sheet.to_pandas(), sheet.column_names
+    sheet, frame = parquet.read(path)
+    names = sheet.column_names
     frame.columns = list(map(str, frame.columns))
     positions = parquet.numbers(sheet)
     kept = [names[j] for j in positions]

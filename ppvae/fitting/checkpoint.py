@@ -21,6 +21,7 @@ from ppvae.pair import Pair
 EVERY = 10.0  # seconds between two checkpoints at least: what a process that is killed loses
 SHARE = 50  # a checkpoint that takes long is written less often: after so many times its own time
 FORMAT = 2
+KINDS = {"of": dict, "history": list, "best": dict, "best_epoch": int, "best_bound": float, "device": str, "cuda": list}
 
 
 class Checkpoint:
@@ -138,7 +139,26 @@ class Checkpoint:
             raise Problem(damaged.seen, damaged.cause, f"move {folder.path} away to start anew") from damaged
 
     def _take(self, path: Path, state: dict[str, Any]) -> None:
-        self._refuse_other(path, state)
+        try:
+            self._refuse_other(path, state)
+            self._restore(state)
+        except Problem:
+            raise
+        except Exception as error:  # modules, optimizer and generators each raise their own kind
+            raise Problem(
+                f"the checkpoint {path} does not hold what a fit goes on from ({type(error).__name__}: {error})",
+                "another version of ppvae wrote it, or somebody did",
+                "the version that wrote it, or another folder to start anew",
+            ) from error
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        wrong = [name for name, kind in KINDS.items() if not isinstance(state[name], kind)]
+        if not wrong and [record["epoch"] for record in state["history"]] != list(range(1, len(state["history"]) + 1)):
+            wrong = ["history"]
+        if not wrong and state["best"] and state["best"].keys() != state["model"].keys():
+            wrong = ["best"]
+        if wrong:
+            raise ValueError(", ".join(wrong))
         self.history[:] = state["history"]
         self.best, self.best_epoch, self.best_bound = state["best"], state["best_epoch"], state["best_bound"]
         if state["position"] is not None:
