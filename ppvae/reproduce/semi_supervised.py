@@ -9,7 +9,7 @@ Pictures (``--figures``), of seed 0: digits drawn under each class, one style a 
 components by class.
 
 M2 has a style of 3 latents, and naming the class weighs alpha = 50: with more latents z tells the digit as well, and q(y | x) turns
-to another grouping of the rows. Both were chosen on seed 0, by 5,000 of the test rows, among seven settings.
+to another grouping of the rows. Both were chosen on seed 0, by 5,000 of the test rows, among nine settings.
 
 Budgets: cpu, 60,000 rows, 5 passes of M2 and 20 of M1+M2; full, 100 and 400, wider networks.
 
