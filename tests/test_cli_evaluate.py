@@ -7,7 +7,7 @@ import torch
 
 import ppvae
 from ppvae import data
-from ppvae.cli.evaluate import column_means, intervals
+from ppvae.cli.scoring import column_means, intervals
 from ppvae.evaluate import interval, pareto_threshold
 
 

@@ -24,6 +24,7 @@ from ppvae.cli import main
 from ppvae.data import read_table
 from ppvae.files import read_record, write_record
 
+pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
 ALARM = 60  # seconds: a case that takes longer hangs
 
 

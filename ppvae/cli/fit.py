@@ -15,8 +15,9 @@ import typer
 
 import ppvae
 from ppvae.catalogue import maker
-from ppvae.cli.evaluate import Particles, Rows, score
+from ppvae.cli.evaluate import Particles, Rows
 from ppvae.cli.processes import in_processes
+from ppvae.cli.scoring import score
 from ppvae.cli.shared import Device, Figures, Force, Json, Seed, Source, Terminated, console, errors, source
 from ppvae.errors import Problem
 from ppvae.files import write_whole

@@ -88,7 +88,7 @@ def impute(
     json: Json = None,
 ) -> None:
     """Complete a table with holes. Observed cells and text are written as they were; the input file is not touched."""
-    many = output.with_name(f"{output.stem}.draws{output.suffix if parquet.ends(output) else '.csv'}")
+    many = output.parent / f"{output.stem}.draws{output.suffix if parquet.ends(output) else '.csv'}"
     arguments = dict[str, Any](table=str(table), output=str(output), latents=latents, deep=deep, draws=draws)
     arguments |= {"kind": kind} if kind else {}
     figures = Figures("impute", arguments | {"seed": seed, "report": report and str(report)}, json)
