@@ -19,7 +19,9 @@ from examples import pair
 import ppvae
 from ppvae.errors import Caution
 from ppvae.files import digest, read_record, write_record, write_whole
-from ppvae.fitting import checkpoint
+from ppvae.fitting import checkpoint, diagnosis
+from ppvae.fitting.checkpoint import Checkpoint
+from ppvae.fitting.passes import Passes
 from ppvae.fitting.progress import Progress, summary
 from ppvae.fitting.update import Update
 
@@ -92,6 +94,56 @@ def test_between_two_checkpoints_the_epoch_s_beginning_is_kept(whole, monkeypatc
     stopped(monkeypatch, tmp_path / "run", 2 * STEPS + 2, stop=KeyboardInterrupt)
     state = read_record(tmp_path / "run" / "last.pt")
     assert len(state["history"]) == 2 and state["position"] is None
+    again = made(9)
+    ppvae.fit(again, rows(), checkpoint=tmp_path / "run", **OPTIONS)
+    assert same(again, whole[0])
+
+
+BETWEEN = {  # what happens between the steps of two epochs, and how many epochs are done then
+    "the state before": (diagnosis, "_generators", 3, 2),
+    "held-out rows": (Passes, "held_out", 3, 2),
+    "the best so far": (Checkpoint, "add", 3, 2),
+    "the progress line": (Progress, "report", 3, 3),
+}
+
+
+@pytest.mark.parametrize("place", BETWEEN)
+def test_stopped_between_the_steps_of_two_epochs_no_epoch_is_lost(whole, monkeypatch, tmp_path, place):
+    """Ten seconds have not passed here either."""
+    owner, name, calls, epochs = BETWEEN[place]
+    plain, count = getattr(owner, name), 0
+
+    def stopping(*given):
+        nonlocal count
+        count += 1
+        if count == calls:
+            raise KeyboardInterrupt
+        return plain(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, stopping)
+        with pytest.raises(KeyboardInterrupt):
+            ppvae.fit(made(), rows(), checkpoint=tmp_path / "run", **OPTIONS)
+    state = read_record(tmp_path / "run" / "last.pt")
+    assert len(state["history"]) == epochs and state["position"] is None
+    again = made(9)
+    ppvae.fit(again, rows(), checkpoint=tmp_path / "run", **OPTIONS)
+    assert same(again, whole[0])
+
+
+def test_a_checkpoint_that_is_broken_off_in_an_epoch_is_written_as_of_its_beginning(whole, monkeypatch, tmp_path):
+    """Not with the place in the epoch at which it was broken off."""
+    with monkeypatch.context() as patch:
+        pauses = iter([False] * 2 * (STEPS - 1) + [True])
+
+        def pausing(self, position):
+            if next(pauses):
+                self.position = position
+                raise KeyboardInterrupt
+
+        patch.setattr(Checkpoint, "pause", pausing)
+        with pytest.raises(KeyboardInterrupt):
+            ppvae.fit(made(), rows(), checkpoint=tmp_path / "run", **OPTIONS)
     again = made(9)
     ppvae.fit(again, rows(), checkpoint=tmp_path / "run", **OPTIONS)
     assert same(again, whole[0])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from ppvae.catalogue import record_of
 from ppvae.errors import Caution, Problem
 from ppvae.files import read_record, write_record
+from ppvae.fitting.diagnosis import Before
 from ppvae.fitting.folder import BEST, LAST, PREVIOUS, Folder
 from ppvae.fitting.passes import Position
 from ppvae.pair import Pair
@@ -64,13 +67,27 @@ class Checkpoint:
             self.folder.begin(len(self.history))
         self.kept, self.wait, self.written = len(self.history), EVERY, time.monotonic()
 
+    @contextmanager
+    def whole(self, epoch: int) -> Iterator[Before]:
+        """An epoch is done or it is not: one that is broken off, by Ctrl-C too, leaves the state before it, which is written."""
+        before, start = None, self.position
+        try:
+            before = Before(self.model, self.optimizer)
+            yield before
+        except BaseException:
+            if before is not None and len(self.history) == epoch:
+                before.restore()
+                self.position = start
+            self.finish()
+            raise
+
     def add(self, record: dict[str, Any]) -> None:
         """Take an epoch's record in and note the best state by held-out bound; write where it is time."""
-        self.history.append(record)
-        self.position = None
         if record.get("held_out", -math.inf) > self.best_bound:
-            self.best_bound, self.best_epoch = record["held_out"], record["epoch"]
             self.best = {name: value.clone() for name, value in self.model.state_dict().items()}
+            self.best_bound, self.best_epoch = record["held_out"], record["epoch"]
+        self.position = None
+        self.history.append(record)  # last: what is broken off before is done again
         if not self.kept or self._due():
             self.write()
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ppvae.checking import check
 from ppvae.errors import Problem
 from ppvae.fitting.checkpoint import Checkpoint
-from ppvae.fitting.diagnosis import Before, NotFinite, first_not_finite, not_finite
+from ppvae.fitting.diagnosis import NotFinite, first_not_finite, not_finite
 from ppvae.fitting.events import Events
 from ppvae.fitting.options import DEFAULT_BATCH, batch_size_of, refuse_no_parameters, refuse_options
 from ppvae.fitting.passes import Passes
@@ -160,38 +160,34 @@ def fit(
                 if patience is not None and epoch - run.best_epoch >= patience and run.history:
                     result.stopped = "held-out bound"
                     break
-                before, start = Before(model, update.optimizer), run.position
-                began = time.perf_counter() - (start.seconds if start else 0.0)
-                try:
-                    means, done = passes.train(epoch, bar.advance, update, start, run.pause)
-                    found = _record(means, update.names, objective, done)
-                    if not math.isfinite(found["bound"]):
-                        raise NotFinite(f"the bound became {found['bound']}")
-                    if not torch.stack([p.isfinite().all() for p in parameters]).all():  # the next bound would show it
-                        raise NotFinite("a parameter became infinite or NaN")
-                except (NotFinite, torch.linalg.LinAlgError) as error:
-                    seen = str(error) if isinstance(error, NotFinite) else "a covariance became singular"
-                    again = partial(replace(passes, processes=ALONE).train, epoch, lambda: None, start=start)
-                    order = partial(passes.order, start)
-                    where = first_not_finite(before, update, pair, objective, order, again)  # each on all rows
-                    run.finish()
-                    raise not_finite(f"{seen} in epoch {epoch + 1}", where, rows) from error
-                except BaseException:  # Ctrl-C too: an epoch is done or it is not
-                    before.restore()
-                    run.finish()
-                    raise
-                record = {"epoch": epoch + 1, **found}
-                if len(rows.aside):
-                    record["held_out"] = passes.held_out(objective, pair, seed)
-                record |= {
-                    "seconds": time.perf_counter() - began,
-                    "learning_rate": float(update.rate),
-                    "analytic_kl": analytic,
-                }
-                record = processes.agreed(record)
-                run.add(record)
-                bar.report(record)
-                told.add(record)
+                with run.whole(epoch) as before:
+                    start = run.position
+                    began = time.perf_counter() - (start.seconds if start else 0.0)
+                    try:
+                        means, done = passes.train(epoch, bar.advance, update, start, run.pause)
+                        found = _record(means, update.names, objective, done)
+                        if not math.isfinite(found["bound"]):
+                            raise NotFinite(f"the bound became {found['bound']}")
+                        if not torch.stack([p.isfinite().all() for p in parameters]).all():  # the next bound would show it
+                            raise NotFinite("a parameter became infinite or NaN")
+                    except (NotFinite, torch.linalg.LinAlgError) as error:
+                        seen = str(error) if isinstance(error, NotFinite) else "a covariance became singular"
+                        again = partial(replace(passes, processes=ALONE).train, epoch, lambda: None, start=start)
+                        order = partial(passes.order, start)
+                        where = first_not_finite(before, update, pair, objective, order, again)  # each on all rows
+                        raise not_finite(f"{seen} in epoch {epoch + 1}", where, rows) from error
+                    record = {"epoch": epoch + 1, **found}
+                    if len(rows.aside):
+                        record["held_out"] = passes.held_out(objective, pair, seed)
+                    record |= {
+                        "seconds": time.perf_counter() - began,
+                        "learning_rate": float(update.rate),
+                        "analytic_kl": analytic,
+                    }
+                    record = processes.agreed(record)
+                    run.add(record)
+                    bar.report(record)
+                    told.add(record)
             run.finish()
         if patience is not None:
             run.restore_best()
