@@ -2,6 +2,8 @@
 
 import json
 import math
+import sys
+from pathlib import Path
 
 import arviz
 import numpy as np
@@ -125,14 +127,14 @@ def test_fit_is_interrupted_and_goes_on(ppvae_, monkeypatch):
     assert code == 2 and "--resume stands beside epochs" in err
     assert ppvae_(*words, "-o", "cut")[0] == 130  # the same command goes on too
     monkeypatch.setattr(checkpoint.Checkpoint, "add", add)
-    code, out, err = ppvae_("fit", "--resume", "cut")
-    assert code == 0 and "going on in cut" in err and "saved to cut" in out
+    Path("cut").rename("moved")
+    code, out, err = ppvae_("fit", "--resume", Path("moved").resolve())
+    assert code == 0 and "going on in" in err and Path("moved/pair.pt").exists()
+    Path("moved").rename("cut")
     whole, cut = ppvae.load("whole").state_dict(), ppvae.load("cut").state_dict()
     assert all(torch.equal(whole[k], cut[k]) for k in whole)
     code, _, err = ppvae_("fit", "--resume", "cut")
     assert code == 2 and "is finished" in err
-    from pathlib import Path
-
     Path("cut/mine.txt").write_text("notes")
     kept = {path.name: path.read_bytes() for path in Path("cut").iterdir()}
     code, _, err = ppvae_(
@@ -142,6 +144,18 @@ def test_fit_is_interrupted_and_goes_on(ppvae_, monkeypatch):
     assert ppvae_(*words, "-o", "new", "--learning-rate", "-1")[0] == 2 and not Path("new").exists()
     assert ppvae_(*words, "-o", "cut")[0] == 2 and ppvae_(*words, "-o", "cut", "--force")[0] == 0
     assert Path("cut/mine.txt").exists() and not Path("cut/.replaced").exists()
+
+
+def test_sigterm_outside_of_the_fit_ends_with_143(ppvae_, monkeypatch):
+    from ppvae.cli.shared import Terminated
+
+    for stop, wanted in ((Terminated, 143), (KeyboardInterrupt, 130)):
+
+        def stopping(*_, stop=stop):
+            raise stop
+
+        monkeypatch.setattr(sys.modules["ppvae.cli.evaluate"], "read", stopping)
+        assert ppvae_("evaluate", "run")[0] == wanted
 
 
 def test_impute_completes_a_table_and_leaves_what_was_there(ppvae_):

@@ -95,7 +95,10 @@ def test_it_says_what_the_figures_mean():
     assert "not to be trusted, and" not in minimal()
     last = {"last": {"bound": -3.0}}
     assert "knows its training rows better" in minimal(gap=2.0, **last)
-    assert "no overfitting is seen" in minimal(gap=0.3, **last) and "0.3 nats higher" in minimal(gap=-0.3, **last)
+    assert "no overfitting is seen" in minimal(gap=0.3, **last) and " 0.3 nats higher" in text_of(
+        minimal(gap=-0.3, **last)
+    )
+    assert "is more than chance: the parameters moved" in text_of(minimal(gap=-2.0, **last))
     told = {"rows": 9, "sbc_p_value": {"z": 1e-6}, "tarp_p_value": 0.5}
     assert "do not rank as they should" in minimal(calibration=told, calibrated=False)
     assert "rank as they should: p" in minimal(calibration=told, calibrated=True)

@@ -46,6 +46,10 @@ def main() -> None:
         sys.exit(2)
     except Terminated:
         sys.exit(143)
+    except SystemExit as end:
+        if isinstance(getattr(end.__context__, "__cause__", None), Terminated):  # typer takes it for Ctrl-C
+            sys.exit(143)
+        raise
     except BrokenPipeError:  # ppvae list | head
         sys.exit(141)
 

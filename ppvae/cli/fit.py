@@ -178,7 +178,8 @@ def _refuse_taken(folder: Path, arguments: dict[str, Any], force: bool) -> None:
     if (folder / PAIR).exists():
         raise Problem(f"the run in {folder} is finished", "it would be overwritten", "--output FOLDER, or --force")
     was = _kept(command)
-    differs = [name for name, value in arguments.items() if was.get(name) != value and name != "json"]
+    places = ("output", "json")  # a folder may be moved, or named from elsewhere
+    differs = [name for name, value in arguments.items() if was.get(name) != value and name not in places]
     if differs:
         raise Problem(
             f"{folder} holds a run of another command: {', '.join(f'{n} was {was.get(n)!r}' for n in differs)}",

@@ -168,7 +168,9 @@ def fit(
                         found = _record(means, update.names, objective, done)
                         if not math.isfinite(found["bound"]):
                             raise NotFinite(f"the bound became {found['bound']}")
-                        if not torch.stack([p.isfinite().all() for p in parameters]).all():  # the next bound would show it
+                        if not torch.stack(
+                            [p.isfinite().all() for p in parameters]
+                        ).all():  # the next bound would show it
                             raise NotFinite("a parameter became infinite or NaN")
                     except (NotFinite, torch.linalg.LinAlgError) as error:
                         seen = str(error) if isinstance(error, NotFinite) else "a covariance became singular"
