@@ -500,6 +500,20 @@ def test_what_cannot_be_asked_is_refused():
 # --- with the rest of the library -----------------------------------------------------------------------
 
 
+def test_weights_in_the_place_of_a_number_are_refused():
+    """And a number in theirs."""
+    wrong = {
+        lambda: jmvae({"y": 10.0}): "alpha is",
+        lambda: bivcca({"y": 10.0}): "mu is",
+        lambda: telbo(3): "weights are 3",
+    }
+    for make_it, words in wrong.items():
+        with pytest.raises(ppvae.Problem, match=words):
+            make_it()
+    with pytest.raises(ppvae.Problem, match="the weights are '3'"):
+        ppvae.elbo(likelihood="3")
+
+
 def fitted(objective, compile):
     pair, (x, y, mask, mask_y) = make(), rows()
     pair.encoder.joint.requires_grad_(not isinstance(objective, bivcca))

@@ -198,6 +198,15 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
         (lambda: plots.training([]), "no epoch"),
         (lambda: plots.training(tmp_path), "cannot be read"),
         (lambda: plots.bounds(flat, x, particles=(0,)), "particles is"),
+        (lambda: plots.manifold(flat, SHAPE, side=0), "side is 0"),
+        (lambda: plots.manifold(flat, SHAPE, levels=3), "levels is 3"),
+        (lambda: plots.traversal(flat, x[0], SHAPE, steps=0), "steps is 0"),
+        (lambda: plots.interpolation(flat, x[:2], SHAPE, steps=0), "steps is 0"),
+        (lambda: plots.reconstructions(wide, x[0], 8), r"shape is \(8,\)"),
+        (lambda: plots.reconstructions(wide, x[0], SHAPE, levels=3), "levels is 3"),
+        (lambda: plots.codes(flat, x, label=["a"] * 12), "label cannot be read"),
+        (lambda: plots.codes("vae", x), "a str stands where a pair belongs"),
+        (lambda: plots.kl(flat, x[:1]), "x has 1 row"),
     ):
         with pytest.raises(ppvae.Problem, match=words):
             wrong()

@@ -40,6 +40,10 @@ def balanced(x: Tensor, mask: Tensor) -> Tensor:
 
 def refuse_emphasis(likelihood: Mapping[str, Weight] | None) -> None:
     """Weights that are no weights."""
+    if likelihood is not None and not isinstance(likelihood, Mapping):
+        raise Problem(
+            f"the weights are {likelihood!r}", "they go by the name of the observed site", "likelihood={'x': 10.0}"
+        )
     for name, weight in (likelihood or {}).items():
         if not callable(weight) and not (isinstance(weight, int | float) and math.isfinite(weight) and weight >= 0):
             raise Problem(

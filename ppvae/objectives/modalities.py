@@ -105,8 +105,10 @@ class jmvae:  # noqa: N801
 
     def __post_init__(self) -> None:
         refuse_emphasis(self.likelihood)
-        if not self.alpha >= 0:
-            raise Problem(f"alpha is {self.alpha!r}", "a KL is subtracted so many times", "alpha=0.01")
+        if not isinstance(self.alpha, int | float) or not self.alpha >= 0:
+            raise Problem(
+                f"alpha is {self.alpha!r}", "a KL is subtracted so many times", "alpha=0.01; weights as likelihood={…}"
+            )
 
     @property
     def unit(self) -> str | None:
@@ -152,8 +154,10 @@ class bivcca:  # noqa: N801
 
     def __post_init__(self) -> None:
         refuse_emphasis(self.likelihood)
-        if not 0 <= self.mu <= 1:
-            raise Problem(f"mu is {self.mu!r}", "it is the share of the first modality", "mu=0.5")
+        if not isinstance(self.mu, int | float) or not 0 <= self.mu <= 1:
+            raise Problem(
+                f"mu is {self.mu!r}", "it is the share of the first modality", "mu=0.5; weights as likelihood={…}"
+            )
 
     @property
     def unit(self) -> str | None:

@@ -15,7 +15,7 @@ from ppvae.conditioning.posterior import condition
 from ppvae.errors import Problem
 from ppvae.machine import own_generators
 from ppvae.pair import Pair
-from ppvae.plots.style import GAP, axes_of, bare, mosaic, shape_of
+from ppvae.plots.style import GAP, axes_of, bare, mosaic, refuse_count, refuse_levels, separated, shape_of
 from ppvae.plots.values import codes_of, latent_of, means_at
 
 Range = tuple[float, float] | None
@@ -37,6 +37,7 @@ def manifold(pair: Pair, shape: Sequence[int], side: int = 20, levels: Range = N
         Problem: other latents, a shape that does not fit.
     """
     latent_of(pair, 2)
+    refuse_count(side=side)
     ax = board(means_at(pair, square(side)), shape, side, levels, "E[x | z], z = Φ⁻¹(u), u on the unit square", ax)
     ax.set_xlabel("z₁ (its prior probability, 0 to 1) →")
     ax.set_ylabel("z₂ (its prior probability, 0 to 1) →")
@@ -73,6 +74,7 @@ def traversal(
         levels: as in `manifold`.
         ax: where to draw.
     """
+    refuse_count(steps=steps, latents=latents)
     mean, spread = codes_of(pair, torch.atleast_2d(torch.as_tensor(x)))
     if len(mean) != 1:
         raise Problem(f"x has {len(mean)} rows", "a traversal starts from one", "x[:1]")
@@ -105,6 +107,7 @@ def interpolation(
     x = torch.as_tensor(x)
     if len(x) != 2:
         raise Problem(f"x has {len(x)} rows", "a line has two ends", "x[[0, 5]]")
+    refuse_count(steps=steps)
     mean, _ = codes_of(pair, x)
     share = torch.linspace(0, 1, steps, dtype=mean.dtype)[:, None]
     images = means_at(pair, (1 - share) * mean[:1] + share * mean[1:])
@@ -143,7 +146,9 @@ def reconstructions(
         raise Problem(f"x has {len(x)} rows", "the picture shows one under several masks", "x[:1]")
     if not len(shares) or not all(0 <= share < 1 for share in shares):
         raise Problem(f"shares is {tuple(shares)}", "each is a share of the pixels, 0 <= share < 1", "shares=(0, 0.5)")
-    height, width = shape_of(shape, x.shape[1])
+    refuse_count(draws=draws)
+    refuse_levels(levels)
+    height, width = sides = shape_of(shape, x.shape[1])
     with own_generators(seed):
         order = torch.rand(x.shape[1])
         seen = torch.stack([order >= share for share in shares])
@@ -161,6 +166,7 @@ def reconstructions(
     picture = np.concatenate([observed, painted(mean, grey, "gray"), painted(spread, heat, "viridis")])
     ax = axes_of(ax, (1.3 * len(shares) + 1.2, 1.3 * 3 * height / width + 0.6))
     ax.imshow(picture, interpolation="nearest")
+    separated(ax, 3, len(shares), sides)
     bare(ax, f"one row under growing masks; the largest standard deviation is {spread.max():.2g}")
     ax.set_yticks([height * (i + 0.5) for i in range(3)], ["observed", "mean", "standard\ndeviation"])
     ax.set_xticks([width * (i + 0.5) for i in range(len(shares))], [f"{share:.0%}" for share in shares])
@@ -172,8 +178,10 @@ def board(
     images: Tensor, shape: Sequence[int], columns: int, levels: Range, title: str, ax: Axes | None = None
 ) -> Axes:
     """Images (M, D) side by side, so many columns; arguments as in `manifold`."""
+    refuse_levels(levels)
     height, width = sides = shape_of(shape, images.shape[1])
     black, white = levels or (float(images.min()), float(images.max()))
     ax = axes_of(ax, (8.0, 8.0 * len(images) * height / (columns**2 * width) + 0.6))
     ax.imshow(mosaic(images, sides, columns), cmap="gray", vmin=black, vmax=white, interpolation="nearest")
+    separated(ax, len(images) // columns, columns, sides)
     return bare(ax, title)

@@ -10,6 +10,7 @@ from matplotlib.patches import Ellipse
 from torch import Tensor
 
 from ppvae import evaluate, exact
+from ppvae.door import enter
 from ppvae.errors import Problem
 from ppvae.pair import Pair
 from ppvae.plots.style import COLOURS, axes_of, scatter
@@ -110,7 +111,10 @@ def kl(pair: Pair, x: Any, mask: Any = None, ax: Axes | None = None) -> Axes:
         ax: where to draw.
     """
     name = latent_of(pair)
-    units = evaluate.units(pair, x, mask)[name]
+    table = enter(pair, x, mask)
+    if len(table) < 2:
+        raise Problem(f"x has {len(table)} row", "a coordinate in use moves from row to row", "hundreds of rows")
+    units = evaluate.units(pair, table)[name]
     if units.kl is None:
         raise Problem(
             f"the KL of {name!r} is no sum over its coordinates",

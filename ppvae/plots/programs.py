@@ -57,7 +57,7 @@ def graph(pair: Pair, x: Any, mask: Any = None, ax: Axes | None = None) -> Axes:
     ax.autoscale_view()
     ax.set_aspect("equal", "datalim")
     ax.axis("off")
-    ax.set_title("story (drawn out) and guide (dashed); grey: observed", fontsize=10)
+    ax.set_title("story drawn out, guide dashed;\ngrey: observed", fontsize=10)
     return ax
 
 

@@ -50,7 +50,7 @@ def shape_of(shape: Sequence[int], features: int) -> tuple[int, int]:
     Raises:
         Problem: another number of pixels, or several channels.
     """
-    sides = tuple(shape)
+    sides = tuple(shape) if isinstance(shape, Sequence) else (shape,)
     height_width = sides[1:] if len(sides) == 3 and sides[0] == 1 else sides
     if len(height_width) != 2 or height_width[0] * height_width[1] != features:
         raise Problem(
@@ -59,6 +59,28 @@ def shape_of(shape: Sequence[int], features: int) -> tuple[int, int]:
             "shape=(28, 28) for MNIST; data.load(name).shape says it",
         )
     return height_width
+
+
+def refuse_count(**counts: object) -> None:
+    """Numbers of things to draw."""
+    for name, count in counts.items():
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise Problem(f"{name} is {count!r}", "it counts what is drawn: a whole number of at least 1", f"{name}=9")
+
+
+def refuse_levels(levels: object) -> None:
+    """The values that are black and white."""
+    if levels is not None and not (isinstance(levels, Sequence) and len(levels) == 2):
+        raise Problem(f"levels is {levels!r}", "the values that are black and white", "levels=(0.0, 1.0)")
+
+
+def separated(ax: Axes, rows: int, columns: int, sides: tuple[int, int]) -> None:
+    """Thin lines between images side by side."""
+    height, width = sides
+    for position in range(1, columns):
+        ax.axvline(width * position - 0.5, color="0.5", linewidth=0.6)
+    for position in range(1, rows):
+        ax.axhline(height * position - 0.5, color="0.5", linewidth=0.6)
 
 
 def bare(ax: Axes, title: str) -> Axes:
@@ -74,7 +96,10 @@ def scatter(ax: Axes, points: Tensor, label: Any = None) -> None:
     if label is None:
         ax.scatter(points[:, 0], points[:, 1], s=6, color=COLOURS[5], linewidths=0)
         return
-    label = torch.as_tensor(label).long()
+    try:
+        label = torch.as_tensor(label).long()
+    except (TypeError, ValueError) as error:
+        raise Problem(f"label cannot be read ({error})", "words", "whole numbers from 0, one a class") from error
     if label.shape != (len(points),) or label.min() < 0:
         raise Problem(
             f"label has the shape {tuple(label.shape)} for {len(points)} rows, or is negative",

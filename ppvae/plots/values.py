@@ -21,6 +21,8 @@ def latent_of(pair: Pair, size: int | None = None) -> str:
     Raises:
         Problem: several latents or none, or another size.
     """
+    if not isinstance(pair, Pair):
+        raise Problem(f"a {type(pair).__name__} stands where a pair belongs", "another order of arguments", "(pair, x)")
     sites = {name: site["fn"] for name, site in pair.sites().items() if name not in pair.entries}
     if len(sites) != 1:
         raise Problem(
