@@ -146,6 +146,14 @@ def test_fit_is_interrupted_and_goes_on(ppvae_, monkeypatch):
     assert Path("cut/mine.txt").exists() and not Path("cut/.replaced").exists()
 
 
+def test_the_list_has_its_words_in_a_narrow_terminal_too(ppvae_, monkeypatch):
+    from ppvae.cli import shared
+
+    monkeypatch.setattr(shared.console, "width", 40)
+    code, out, _ = ppvae_("list")
+    assert code == 0 and "\nvae\n" in out and max(map(len, out.splitlines())) <= 40
+
+
 def test_sigterm_outside_of_the_fit_ends_with_143(ppvae_, monkeypatch):
     from ppvae.cli.shared import Terminated
 

@@ -13,6 +13,8 @@ from ppvae import data
 from ppvae.catalogue import maker
 from ppvae.cli.shared import Figures, Json, console, machine
 
+NARROW = 80  # columns in which a table of three has no room for words
+
 
 def list_pairs(json: Json = None) -> None:
     """List the pairs: name, what it is, the options of its `make`."""
@@ -28,7 +30,10 @@ def list_pairs(json: Json = None) -> None:
         ]
         figures.results[name] = {"what": what, "options": options}
         table.add_row(name, what, "\n".join(options))
-    console.print(table)
+        if console.width < NARROW:
+            console.print(f"{name}\n  {what}\n  {', '.join(options) or 'no options'}", markup=False)
+    if console.width >= NARROW:
+        console.print(table)
     figures.write()
 
 

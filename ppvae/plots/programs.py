@@ -86,7 +86,7 @@ def _layered(parents: dict[str, list[str]]) -> dict[str, tuple[int, int]]:
 
 
 def _frame(ax: Axes, plate: str, points: list[tuple[float, float]], depth: int) -> None:
-    gap = 0.62 - 0.1 * depth
+    gap = 0.72 - 0.2 * depth
     (left, right), (low, high) = ((min(v), max(v)) for v in zip(*points, strict=True))
     box = FancyBboxPatch(
         (left - gap, low - gap),

@@ -78,9 +78,9 @@ def separated(ax: Axes, rows: int, columns: int, sides: tuple[int, int]) -> None
     """Thin lines between images side by side."""
     height, width = sides
     for position in range(1, columns):
-        ax.axvline(width * position - 0.5, color="0.5", linewidth=0.6)
+        ax.axvline(width * position - 0.5, color=COLOURS[2], linewidth=0.8)
     for position in range(1, rows):
-        ax.axhline(height * position - 0.5, color="0.5", linewidth=0.6)
+        ax.axhline(height * position - 0.5, color=COLOURS[2], linewidth=0.8)
 
 
 def bare(ax: Axes, title: str) -> Axes:
