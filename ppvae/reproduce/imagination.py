@@ -16,7 +16,7 @@ One weight of log p(y | z) for all, in every term: that of a few under which the
 together the largest correctness plus coverage on the queries kept for it. JMVAE has alpha = 0.1, the middle of Suzuki et al.; BiVCCA
 mu = 0.5.
 
-Budgets: cpu, 32 x 32, 20,000 rows, 13 minutes on one thread of a busy machine; full, 64 x 64, 55,000 rows, for a GPU.
+Budgets: cpu, 32 x 32, 20,000 rows, 8 minutes of one processor; full, 64 x 64, 55,000 rows, for a GPU.
 
 Reference: Vedantam, Fischer, Huang & Murphy 2018; Suzuki et al. 2016; Wang et al. 2016.
 """
