@@ -369,7 +369,10 @@ def killed_until_done(folder, kills, seed):
     chance, hits = random.Random(seed), 0
     signals = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
     for kill in range(kills + 1):
-        words = [sys.executable, "-c", SCRIPT, str(folder / "run"), "0" if not (folder / "run").exists() else "7"]
+        begun = any(
+            (folder / "run" / name).exists() for name in ("last.pt", "previous.pt")
+        )  # before, nothing to go on from
+        words = [sys.executable, "-c", SCRIPT, str(folder / "run"), "7" if begun else "0"]
         running = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         if kill < kills and running.stdout.readline():
             time.sleep(chance.uniform(0.0, 1.5))
