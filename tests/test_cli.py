@@ -127,6 +127,8 @@ def test_fit_is_interrupted_and_goes_on(ppvae_, monkeypatch):
     assert code == 2 and "--resume stands beside epochs" in err
     assert ppvae_(*words, "-o", "cut")[0] == 130  # the same command goes on too
     monkeypatch.setattr(checkpoint.Checkpoint, "add", add)
+    code, _, err = ppvae_("evaluate", "cut", "--rows", 5, "--particles", 5)
+    assert code == 0 and "the run in cut is not finished" in err
     Path("cut").rename("moved")
     code, out, err = ppvae_("fit", "--resume", Path("moved").resolve())
     assert code == 0 and "going on in" in err and Path("moved/pair.pt").exists()
@@ -152,6 +154,13 @@ def test_the_list_has_its_words_in_a_narrow_terminal_too(ppvae_, monkeypatch):
     monkeypatch.setattr(shared.console, "width", 40)
     code, out, _ = ppvae_("list")
     assert code == 0 and "\nvae\n" in out and max(map(len, out.splitlines())) <= 40
+
+
+def test_an_entry_that_the_data_lack_is_said(ppvae_):
+    words = ("--epochs", 1, "--rows", 3, "--particles", 2)
+    code, _, err = ppvae_("fit", "semi_supervised_vae", *words)
+    assert code == 0 and "digits has no y: fitted without" in err
+    assert "fitted without" not in ppvae_("fit", "vae", *words)[2]
 
 
 def test_sigterm_outside_of_the_fit_ends_with_143(ppvae_, monkeypatch):

@@ -8,11 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from ppvae.catalogue import read
+from ppvae.catalogue import RUN, read
 from ppvae.cli.scoring import calibration, imputation, labelled, score
-from ppvae.cli.shared import Device, Figures, Force, Json, Seed, console, refuse_existing, source
+from ppvae.cli.shared import Device, Figures, Force, Json, Seed, console, errors, kept_command, refuse_existing, source
 from ppvae.errors import Problem
 from ppvae.files import write_whole
+from ppvae.fitting.folder import COMMAND
 from ppvae.machine import device_of
 from ppvae.report.fitted import fitted
 
@@ -69,6 +70,10 @@ def evaluate(
             "rows that it makes have its own gaps; entries hidden besides would contradict it",
             "--calibrate without --hide, or --hide without --calibrate",
         )
+    begun = file / COMMAND
+    if file.is_dir() and not (file / RUN[0]).exists() and begun.exists():
+        notes = kept_command(begun)
+        errors.print(f"[yellow]Note:[/] the run in {file} is not finished; ppvae fit --resume {file} goes on")
     name = data or notes.get("data")
     if name is None:
         raise Problem(f"{file} does not say what it was fitted to", "it was saved from Python", "--data NAME")

@@ -18,10 +18,23 @@ from ppvae.catalogue import maker
 from ppvae.cli.evaluate import Particles, Rows
 from ppvae.cli.processes import in_processes
 from ppvae.cli.scoring import score
-from ppvae.cli.shared import Device, Figures, Force, Json, Seed, Source, Terminated, console, errors, source
+from ppvae.cli.shared import (
+    Device,
+    Figures,
+    Force,
+    Json,
+    Seed,
+    Source,
+    Terminated,
+    console,
+    errors,
+    kept_command,
+    source,
+)
 from ppvae.errors import Problem
 from ppvae.files import write_whole
 from ppvae.fitting.folder import COMMAND, LAST, PREVIOUS, WRITTEN, make_folder, refuse_other
+from ppvae.pair import SEEN
 
 PAIR = "pair.pt"  # what the run leaves
 BOARD = "tensorboard"
@@ -120,6 +133,11 @@ def _fit(
         given["latents"],
         **_options(pair, rows_of, given["hidden"], given["likelihood"], given["mechanism"]),
     )
+    absent = sorted(set(made.entries) - set(rows_of.train) - {"x", SEEN})
+    if absent and os.environ.get("RANK", "0") == "0":
+        errors.print(
+            f"[yellow]Note:[/] {data} has no {', '.join(absent)}: fitted without; with it from Python: ppvae.fit"
+        )
     began = time.perf_counter()
     if os.environ.get("RANK", "0") == "0":
         _claim(folder, arguments, force)
@@ -177,7 +195,7 @@ def _refuse_taken(folder: Path, arguments: dict[str, Any], force: bool) -> None:
         return
     if (folder / PAIR).exists():
         raise Problem(f"the run in {folder} is finished", "it would be overwritten", "--output FOLDER, or --force")
-    was = _kept(command)
+    was = kept_command(command)
     places = ("output", "json")  # a folder may be moved, or named from elsewhere
     differs = [name for name, value in arguments.items() if was.get(name) != value and name not in places]
     if differs:
@@ -246,7 +264,7 @@ def _command_of(folder: Path, context: typer.Context) -> dict[str, Any]:
     if (folder / PAIR).exists():
         raise Problem(f"the run in {folder} is finished", "nothing is left to do", f"ppvae evaluate {folder}")
     known = {name for name in context.params if name != "resume"}
-    was = _kept(folder / COMMAND)
+    was = kept_command(folder / COMMAND)
     if set(was) | {"force"} != known:
         raise Problem(
             f"{folder / COMMAND} does not hold the options of this command",
@@ -254,22 +272,6 @@ def _command_of(folder: Path, context: typer.Context) -> dict[str, Any]:
             "the version that wrote it, or the whole command again",
         )
     return {**was, "output": str(folder), "force": False}
-
-
-def _kept(command: Path) -> dict[str, Any]:
-    try:
-        was = jsonlib.loads(command.read_text())
-    except (OSError, ValueError) as error:
-        raise Problem(
-            f"{command} cannot be read ({type(error).__name__})",
-            "a damaged file",
-            "the whole command again, with --force",
-        ) from error
-    if not isinstance(was, dict):
-        raise Problem(
-            f"{command} holds no command", "a file of something else", "the whole command again, with --force"
-        )
-    return was
 
 
 def _options(

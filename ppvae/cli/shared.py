@@ -161,6 +161,23 @@ def _array(name: str) -> Source:
     return Source(name, {"x": x[:-test]}, {"x": rows}, None, "bernoulli" if binary else "normal", scaling)
 
 
+def kept_command(command: Path) -> dict[str, Any]:
+    """The arguments that a run was begun with, from its folder."""
+    try:
+        was = jsonlib.loads(command.read_text())
+    except (OSError, ValueError) as error:
+        raise Problem(
+            f"{command} cannot be read ({type(error).__name__})",
+            "a damaged file",
+            "the whole command again, with --force",
+        ) from error
+    if not isinstance(was, dict):
+        raise Problem(
+            f"{command} holds no command", "a file of something else", "the whole command again, with --force"
+        )
+    return was
+
+
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each column's observed entries, (D,) each; 1 for a column without spread."""
     loc = x.nanmean(0)
