@@ -192,6 +192,13 @@ def _weights(pair: Pair, table: Table, particles: int = 1) -> Tensor:
         return weights_of(run(pair, table, particles))
 
 
+def _untrained(name: str, reached: dict[str, bool]) -> str:
+    """The largest module around a parameter of which nothing is reached, or the parameter."""
+    parts = name.split(".")
+    around = (".".join(parts[:depth]) for depth in range(1, len(parts)))
+    return next((m for m in around if not any(on for other, on in reached.items() if other.startswith(f"{m}."))), name)
+
+
 def _gradients_arrive(pair: Pair, table: Table, objective: Callable[..., Tensor] | None) -> None:
     named = [(name, p) for name, p in pair.named_parameters() if p.requires_grad]
     if not named:
@@ -201,13 +208,14 @@ def _gradients_arrive(pair: Pair, table: Table, objective: Callable[..., Tensor]
         if not bound.requires_grad:
             raise Problem("no parameter has a gradient", "the story and the guide do not use their modules", "use them")
         gradients = torch.autograd.grad(bound, [p for _, p in named], allow_unused=True)
+    reached = {name: gradient is not None for (name, _), gradient in zip(named, gradients, strict=True)}
     for (name, _), gradient in zip(named, gradients, strict=True):
         if gradient is None:
             raise Problem(
                 f"no gradient reaches the parameter {name!r}",
                 "the module is not used, the objective does not train it, or a draw without rsample or a .detach() stands "
                 "between",
-                "use it, another objective, or freeze it: parameter.requires_grad_(False)",
+                f"use it, another objective, or freeze it: pair.{_untrained(name, reached)}.requires_grad_(False)",
             )
         if not gradient.isfinite().all():
             raise Problem(

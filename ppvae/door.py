@@ -247,7 +247,7 @@ def _refuse_rows(tensors: dict[str, Tensor]) -> None:
         raise Problem(
             f"the entries have different numbers of rows: {rows}",
             "each row must have all of its entries",
-            "cut them to the same rows",
+            "cut them to the same rows; what belongs to one row, as a graph, has a first dimension of 1: nodes[None]",
         )
 
 
@@ -255,6 +255,12 @@ def _refuse_columns(name: str, value: Tensor, site: Any) -> None:
     event = (*site.batch_shape[1:], *site.event_shape)  # the site was drawn for one row
     width = event[-1] if event else 1
     if value.dim() > 1 and value.shape[-1] != width:
+        if width == 1 and site.support.is_discrete:
+            raise Problem(
+                f"{name} has {value.shape[-1]} columns and is one number of a class",
+                "an indicator for each class",
+                f"the class's number: {name}.argmax(-1)",
+            )
         raise Problem(
             f"{name} has {value.shape[-1]} columns and the pair was made for {width}",
             "another table, or images that were cropped or not flattened",

@@ -429,6 +429,7 @@ def test_missing_pairs_are_held_out_of_nothing():
         (torch.tensor([[0, 1, 0.5]]), {}, "x is 0.5 at column 2"),
         (torch.ones(1, 780), {}, "as many of 0 pairs without one"),
         (torch.eye(780)[:1], {}, "rounds to none"),
+        (torch.arange(780)[None] < 3, {"valid": 0, "test": 0.2}, "(?s)rounds to none.*test=0.34"),
         (torch.arange(780)[None] % 2, {"valid": 0.5, "test": 0.6}, "429 of 390 links"),
         (torch.arange(780)[None] % 2, {"test": 1.0}, "test is 1.0"),
         (torch.arange(780)[None] % 2, {"valid": -0.1}, "valid is -0.1"),

@@ -361,6 +361,13 @@ def test_a_class_outside_of_its_range(bad):
     assert "counted from 0 on" in str(e.value)
 
 
+def test_indicators_of_classes_are_no_classes():
+    with pytest.raises(ppvae.Problem, match=r"y has 3 columns and is one number of a class(?s:.*)y.argmax\(-1\)"):
+        ppvae.check(
+            ppvae.make("semi_supervised_vae", 4, 2, classes=3), {"x": torch.rand(5, 4).round(), "y": torch.eye(5, 3)}
+        )
+
+
 def without_mask(n, x=None, y=None, mask=True, mask_y=True, *, size=1):
     with poutine.mask(mask=mask_y):
         return bits(n, x, y, mask, size=size)

@@ -586,8 +586,9 @@ def test_one_modality_alone_is_learned_by_the_elbo():
     torch.manual_seed(0)
     hidden = ppvae.elbo()(made, {"x": x, "y": torch.zeros(8, 2)}, {"y": torch.zeros(8, 2, dtype=torch.bool)})
     assert torch.allclose(alone, hidden, atol=1e-12) and alone.requires_grad
-    with pytest.raises(ppvae.Problem, match="no gradient reaches the parameter 'decoder.words"):
+    with pytest.raises(ppvae.Problem, match="no gradient reaches the parameter 'decoder.words") as problem:
         ppvae.fit(made, x, epochs=2, batch_size=4)
+    assert "freeze it: pair.decoder.words.requires_grad_(False)" in problem.value.remedy  # all that is idle in there
     for idle in (made.decoder.words, made.encoder.joint, made.encoder.attributes):
         idle.requires_grad_(False)
     assert ppvae.fit(made, x, epochs=2, batch_size=4).step == "staged"

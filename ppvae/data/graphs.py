@@ -6,6 +6,7 @@ A graph of n nodes is one row of D = n (n - 1) / 2 bits, one for each pair i < j
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from dataclasses import dataclass
@@ -247,5 +248,6 @@ def _share(name: str, share: float, links: int) -> int:
     count = int(share * links + 1e-9) if fine else 0  # 0.29 * 100 is 28.999…
     if not fine or (share and not count):
         cause = f"it is a share of the {links} links, 0 <= {name} < 1" + (", and rounds to none" if fine else "")
-        raise Problem(f"{name} is {share!r}", cause, f"{name}=0.1, or 0 to hold out none")
+        least = max(0.1, math.ceil(100 / max(links, 1)) / 100)
+        raise Problem(f"{name} is {share!r}", cause, f"{name}={min(least, 0.99)}, or 0 to hold out none")
     return count
