@@ -354,17 +354,17 @@ torch.manual_seed(int(sys.argv[2]))
 x = torch.rand(400, 6, generator=torch.Generator().manual_seed(5)).clamp(0.1, 0.9)
 pair = ppvae.make("vae", features=6, latents=2, hidden=(8,))
 print("begun", flush=True)
-options = dict(epochs=12, batch_size=16, held_out=0.2, redraw=torch.bernoulli)
+options = dict(epochs=int(sys.argv[3]), batch_size=16, held_out=0.2, redraw=torch.bernoulli)
 ppvae.fit(pair, x, checkpoint=sys.argv[1], progress=False, **options)
 torch.save(pair.state_dict(), sys.argv[1] + ".state")
 """
 
 
-def killed_until_done(folder, kills, seed):
+def killed_until_done(folder, kills, seed, epochs):
     """Run the script, kill it at random moments, and run it again, until it has been killed so often; then to its end.
 
     Returns:
-        How many of the kills found it at work.
+        How many of the kills found it at work, and how often it went on from a checkpoint.
     """
     chance, hits = random.Random(seed), 0
     signals = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -372,7 +372,7 @@ def killed_until_done(folder, kills, seed):
         begun = any(
             (folder / "run" / name).exists() for name in ("last.pt", "previous.pt")
         )  # before, nothing to go on from
-        words = [sys.executable, "-c", SCRIPT, str(folder / "run"), "7" if begun else "0"]
+        words = [sys.executable, "-c", SCRIPT, str(folder / "run"), "7" if begun else "0", str(epochs)]
         running = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         if kill < kills and running.stdout.readline():
             time.sleep(chance.uniform(0.0, 1.5))
@@ -389,32 +389,33 @@ def killed_until_done(folder, kills, seed):
         if Path(f"{folder}/run.state").exists():
             break
     assert running.returncode == 0, err
-    return hits
+    return hits, len(json.loads((folder / "run" / "environment.json").read_text())) - 1
 
 
-def undisturbed(folder):
-    assert subprocess.run([sys.executable, "-c", SCRIPT, str(folder / "whole"), "0"], check=False).returncode == 0
+def undisturbed(folder, epochs):
+    words = [sys.executable, "-c", SCRIPT, str(folder / "whole"), "0", str(epochs)]
+    assert subprocess.run(words, check=False).returncode == 0
     return torch.load(f"{folder}/whole.state")
 
 
 def test_a_fit_that_is_killed_ends_with_the_same_bits(tmp_path):
-    wanted = undisturbed(tmp_path)
-    hits = killed_until_done(tmp_path, 2, seed=1)
+    wanted = undisturbed(tmp_path, 40)
+    hits, _ = killed_until_done(tmp_path, 2, seed=1, epochs=40)
     found = torch.load(tmp_path / "run.state")
     assert hits and all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 @pytest.mark.slow
 def test_two_hundred_kills(tmp_path):
-    wanted, hits, runs = undisturbed(tmp_path), 0, 0
+    wanted, hits, resumed, runs = undisturbed(tmp_path, 200), 0, 0, 0
     while hits < 200:
         folder = tmp_path / str(runs)
         folder.mkdir()
-        hits += killed_until_done(folder, 40, seed=runs)
-        found = torch.load(folder / "run.state")
-        assert all(torch.equal(found[name], wanted[name]) for name in wanted), runs
-        runs += 1
-    print(f"{hits} kills in {runs} runs")
+        found = killed_until_done(folder, 40, seed=runs, epochs=200)
+        hits, resumed, runs = hits + found[0], resumed + found[1], runs + 1
+        state = torch.load(folder / "run.state")
+        assert all(torch.equal(state[name], wanted[name]) for name in wanted), folder
+        print(f"{hits} kills in {runs} runs, {resumed} times gone on", flush=True)
 
 
 # --- the progress line ----------------------------------------------------------------------------------
