@@ -398,7 +398,7 @@ def killed_until_done(folder, kills, seed, epochs):
 
 def undisturbed(folder, epochs):
     words = [sys.executable, "-c", SCRIPT, str(folder / "whole"), "0", str(epochs)]
-    assert subprocess.run(words, check=False).returncode == 0
+    assert subprocess.run(words, stdout=subprocess.DEVNULL, check=False).returncode == 0
     return torch.load(f"{folder}/whole.state")
 
 
