@@ -6,7 +6,7 @@ words, wrong shapes and values outside the likelihood's support are refused with
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -95,7 +95,7 @@ def enter(pair: Pair, x: Any, mask: Any = None) -> Table:
     _refuse_names(pair, values, masks)
     home = next(pair.parameters(), torch.zeros(()))
     tensors = {name: _tensor(name, value, home) for name, value in values.items()}
-    _refuse_rows(tensors)
+    refuse_rows(tensors)
     sites = {name: site["fn"] for name, site in pair.sites(tensors).items()}
     tensors = {name: value[:, None] if name in sites and value.dim() == 1 else value for name, value in tensors.items()}
     seen = {name: _seen(name, value, masks.get(name)) for name, value in tensors.items()}
@@ -241,8 +241,9 @@ def _refuse_names(pair: Pair, values: dict[str, Any], masks: dict[str, Any]) -> 
             )
 
 
-def _refuse_rows(tensors: dict[str, Tensor]) -> None:
-    rows = {name: len(value) for name, value in tensors.items()}
+def refuse_rows(entries: Mapping[str, Sized]) -> None:
+    """Refuse entries of different numbers of rows."""
+    rows = {name: len(value) for name, value in entries.items()}
     if len(set(rows.values())) > 1:
         raise Problem(
             f"the entries have different numbers of rows: {rows}",

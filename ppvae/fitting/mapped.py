@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppvae.door import refuse_rows
 from ppvae.errors import Problem
 
 PART = 2**20  # numbers of an entry that a pass over all rows holds at a time
@@ -144,13 +145,8 @@ def _refuse_shapes(values: dict[str, np.ndarray], masks: dict[str, np.ndarray]) 
                 "data are rows first: (N, D), at least one row",
                 "x.reshape(len(x), -1) flattens images; x[None] makes one row of a vector",
             )
+    refuse_rows(values)
     rows = {name: len(value) for name, value in values.items()}
-    if len(set(rows.values())) > 1:
-        raise Problem(
-            f"the entries have different numbers of rows: {rows}",
-            "each row must have all of its entries",
-            "cut them to the same rows",
-        )
     for name, mask in masks.items():
         if name in values and mask.shape not in (values[name].shape, (rows[name],), (rows[name], 1)):
             raise Problem(
