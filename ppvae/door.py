@@ -6,6 +6,7 @@ words, wrong shapes and values outside the likelihood's support are refused with
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sized
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from ppvae.errors import Problem
+from ppvae.errors import Caution, Problem
 from ppvae.pair import Pair
 
 
@@ -105,6 +106,7 @@ def enter(pair: Pair, x: Any, mask: Any = None) -> Table:
             if name != "x" and sites[name].event_dim:
                 seen[name] = _whole_events(name, seen[name])
         _refuse_values(name, value, seen[name], sites.get(name))
+        _caution(value, seen[name], sites.get(name))
     if (
         "x" in tensors
     ):  # a mask that is changed later, to try or to hide entries, does not change why others are missing
@@ -294,6 +296,13 @@ def _refuse_values(name: str, value: Tensor, seen: Tensor, site: Any) -> None:
             f"the likelihood is {kind}: other values have no density under it",
             _remedy(support, kind),
         )
+
+
+def _caution(value: Tensor, seen: Tensor, site: Any) -> None:
+    """Say what a site's law has to say of values that it scores and hardly knows."""
+    words = site.caution(value, seen.all(-1)) if hasattr(site, "caution") else None
+    if words:
+        warnings.warn(words, Caution, stacklevel=3)
 
 
 def _remedy(support: Any, kind: str) -> str:

@@ -5,12 +5,17 @@ from pyro import poutine
 
 import ppvae
 
+OPTIONS = {
+    "shape_fa": {"parts": (4, 3, 2), "size": 2},
+    "shape_vae": {"parts": (4, 3, 2), "hidden": (12, 12), "size": 6},
+}
 FEATURES = {"conv_vae": 16, "gae": 10, "vgae": 10}
 COVARIATES = {"label": lambda n: torch.randint(10, (n,)), "inputs": lambda n: torch.randn(n, 2)}
 
 
 def pair(name, features=None, latents=2, seed=0, **options):
     torch.manual_seed(seed)
+    options = OPTIONS.get(name, {}) | options
     return ppvae.make(name, features=features or FEATURES.get(name, 9), latents=latents, **options)
 
 
@@ -22,7 +27,10 @@ def data(made, rows=12, missing=0.4, seed=1):
     with torch.no_grad():
         trace = poutine.trace(made.model).get_trace(size=rows, **given)
     others = {name: trace.nodes[name]["value"] for name in other_sites(made, given)}
-    others = {name: value.to(torch.get_default_dtype()).expand(rows, -1) for name, value in others.items()}
+    others = {name: value.to(torch.get_default_dtype()) for name, value in others.items()}
+    others = {
+        n: v.squeeze(-2) if made.sites(given)[n]["fn"].event_dim else v.expand(rows, -1) for n, v in others.items()
+    }
     x = trace.nodes["x"]["value"]
     mask = torch.rand(x.shape) > missing
     if others:
@@ -39,6 +47,8 @@ def other_sites(made, given=None):
 def seen(made, entries, mask):
     """Masks by name: that of x, and of other sites' entries (a class: of its row), two in three seen, all where x is not."""
     others = {name: entries[name] for name in other_sites(made, entries) if name in entries}
+    events = {n for n in others if made.sites(entries)[n]["fn"].event_dim}  # seen whole or not at all
+    others = {n: value[:, :1] if n in events else value for n, value in others.items()}
     some = {n: (torch.arange(value.numel()) % 3 > 0).reshape(value.shape) for n, value in others.items()}
     for part in some.values():
         part[3::4] = False  # rows that have none of it

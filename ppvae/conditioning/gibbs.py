@@ -8,6 +8,8 @@ Kept always, this is pseudo-Gibbs: its stationary law is p(z, x_m | x_o) only wh
 rows. Kept with probability min(1, r'/r), r = p(x, z) / q(z | x) at the same completed row, it is
 Metropolis-within-Gibbs: the law is exact for any guide that reaches wherever the posterior does.
 
+Where E[x_m | z] stands for the draw of x_m, as where noise would hide the shape of what is completed, no law is claimed.
+
 References: Rezende, Mohamed & Wierstra 2014, appendix F; Mattei & Frellsen 2018, algorithm 2.
 """
 
@@ -18,6 +20,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ppvae.conditioning.averages import expectation
 from ppvae.conditioning.completion import put_back
 from ppvae.door import Table
 from ppvae.errors import Problem
@@ -43,7 +46,15 @@ class Chain:
 
 
 def chain(
-    pair: Pair, rows: Table, x: Tensor, latents: dict[str, Tensor], draws: int, burn_in: int, gap: int, metropolis: bool
+    pair: Pair,
+    rows: Table,
+    x: Tensor,
+    latents: dict[str, Tensor],
+    draws: int,
+    burn_in: int,
+    gap: int,
+    metropolis: bool,
+    means: bool,
 ) -> Chain:
     """Run the chain of every row, ``burn_in + draws * gap`` steps, of which each gap's last is kept.
 
@@ -52,13 +63,13 @@ def chain(
         rows: what was observed.
         x: the complete rows to start from, (N, D).
         latents: those to start from by name, (N, 1) + event.
-        draws, burn_in, gap, metropolis: as in `ppvae.Posterior.gibbs`.
+        draws, burn_in, gap, metropolis, means: as in `ppvae.Posterior.gibbs`.
     """
     _refuse(pair, rows, x, latents, metropolis)
     kept, accepted = [], torch.zeros_like(x[:, 0])
     for step in range(1, burn_in + draws * gap + 1):
         proposal = run(pair, _complete(rows, x), enumerate=False)
-        drawn, found, chance = _x(proposal), _latents(proposal), torch.ones_like(accepted)
+        drawn, found, chance = _x(proposal, means), _latents(proposal), torch.ones_like(accepted)
         if metropolis:
             current = run(pair, _complete(rows, x), enumerate=False, at=latents)
             chance = (weights_of(proposal) - weights_of(current))[0].clamp(max=0.0).exp()  # (N,)
@@ -86,8 +97,16 @@ def together(parts: list[Chain]) -> Chain:
     )
 
 
-def refuse_settings(global_latents: set[str], draws: int, burn_in: int, gap: int) -> None:
+def refuse_settings(
+    global_latents: set[str], draws: int, burn_in: int, gap: int, metropolis: bool, means: bool
+) -> None:
     """Refuse what no chain can do, before any is run."""
+    if means and metropolis:
+        raise Problem(
+            "means are asked for of a chain that accepts and refuses",
+            "its ratio holds for draws of the missing entries, not for their means",
+            "gibbs(metropolis=False, means=True)",
+        )
     for name, count, least in (("draws", draws, 1), ("burn_in", burn_in, 0), ("gap", gap, 1)):
         if not isinstance(count, int) or isinstance(count, bool) or count < least:
             raise Problem(
@@ -108,9 +127,10 @@ def _complete(rows: Table, x: Tensor) -> Table:
     return replace(rows, values={**rows.values, "x": x}, masks=masks)
 
 
-def _x(traces: Traces) -> Tensor:
-    """A draw of every entry of x from the story, given the latents of the traces, (N, D)."""
-    return traces.model.nodes["x"]["fn"].sample().expand(traces.rows, -1)
+def _x(traces: Traces, means: bool = False) -> Tensor:
+    """A draw of every entry of x from the story, or its mean, given the latents of the traces, (N, D)."""
+    law = traces.model.nodes["x"]["fn"]
+    return (expectation(law) if means else law.sample()).expand(traces.rows, -1)
 
 
 def _latents(traces: Traces) -> dict[str, Tensor]:

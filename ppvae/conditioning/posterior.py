@@ -113,7 +113,9 @@ class Posterior(Blocks):
             blocks = self.row_blocks(self._pool(draws, particles))
             return torch.cat([self._completed(rows, draws, particles, entry) for rows in blocks], 1)
 
-    def gibbs(self, draws: int = 25, burn_in: int = 100, gap: int = 10, metropolis: bool = True) -> Chain:
+    def gibbs(
+        self, draws: int = 25, burn_in: int = 100, gap: int = 10, metropolis: bool = True, means: bool = False
+    ) -> Chain:
         r"""Draw latents and complete rows from p(z, x_m | x_o) by one Markov chain a row (`ppvae.conditioning.gibbs`).
 
         .. math:: z' \sim q(z | x), \quad \min\{1, \tfrac{p(x, z')\, q(z | x)}{q(z' | x)\, p(x, z)}\}, \quad x_m \sim p(x_m | z)
@@ -128,15 +130,17 @@ class Posterior(Blocks):
             gap: steps from one draw to the next.
             metropolis: accept by the ratio above; False keeps every proposal (pseudo-Gibbs), which is exact only
                 where the guide is exact on complete rows.
+            means: each missing entry is E[x_m | z'] instead of a draw (Nash & Williams 2017, section 5.2), where its noise is not
+                what one wants to see or to go on from; with ``metropolis=False`` only, and of no law that is known.
 
         Raises:
             Problem: a global latent, dependent features, data that hang on x, a guide without a density.
         """
-        refuse_settings(self.global_latents, draws, burn_in, gap)
+        refuse_settings(self.global_latents, draws, burn_in, gap, metropolis, means)
         self._refuse_no_x()
         with self.evaluating():
             parts = [
-                chain(self.pair, rows, *Posterior(self.pair, rows)._start(), draws, burn_in, gap, metropolis)
+                chain(self.pair, rows, *Posterior(self.pair, rows)._start(), draws, burn_in, gap, metropolis, means)
                 for rows in self.row_blocks(1)
             ]
         return together(parts)

@@ -7,6 +7,7 @@ from ppvae.nn.imputations import Imputations
 from ppvae.nn.layers import mlp, rows
 from ppvae.nn.mechanisms import Groups, SelfMasking, mechanism
 from ppvae.nn.mixture import Mixture
+from ppvae.nn.parts import Patterns, patterns
 
 __all__ = [
     "Bernoulli",
@@ -18,10 +19,12 @@ __all__ = [
     "Imputations",
     "Mixture",
     "Normal",
+    "Patterns",
     "SelfMasking",
     "encoder",
     "likelihood",
     "mechanism",
     "mlp",
+    "patterns",
     "rows",
 ]

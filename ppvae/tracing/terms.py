@@ -199,6 +199,11 @@ def reparametrised(site: dict[str, Any]) -> bool:
     return enumerated(site) or getattr(site["fn"], "has_rsample", False)
 
 
+def _fixed(site: dict[str, Any]) -> bool:
+    """Whether nothing that is learnt decides what is drawn: then a draw has no gradient to pass."""
+    return not log_prob(site).requires_grad
+
+
 def refuse_dead_gradients(traces: Traces, scores: bool = False) -> None:
     """A discrete draw stops the gradient: refuse it where one is asked for and no score stands in for it (``scores``:
     the guide's have one)."""
@@ -207,7 +212,7 @@ def refuse_dead_gradients(traces: Traces, scores: bool = False) -> None:
     gone_on = ((name, site) for name, site in traces.scored() if goes_on(site))
     for side, sites in (("guide", () if scores else traces.drawn()), ("story", [*traces.left(), *gone_on])):
         for name, site in sites:
-            if not reparametrised(site) and not absent(site):
+            if not (reparametrised(site) or absent(site) or _fixed(site)):
                 raise Problem(
                     f"the {side} draws {name!r} from {type(site['fn']).__name__}, which cannot be reparametrised",
                     "a pathwise gradient through a discrete draw is noise, and under importance weights points the wrong way",
