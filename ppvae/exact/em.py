@@ -84,14 +84,7 @@ def em(
         iterations=iterations,
         tolerance=tolerance * N,
     )
-    if len(values) > iterations and values[-1] - values[-2] >= tolerance * N:
-        gain = (values[-1] - values[-2]).item() / N
-        warnings.warn(
-            f"EM still gained {gain:.2g} nats per row in iteration {iterations}, its last: "
-            "pass more iterations or a larger tolerance",
-            Caution,
-            stacklevel=2,
-        )
+    caution_unfinished(values / N, iterations, tolerance)
     if (state.psi <= FLOOR**2).any():
         warnings.warn(
             f"the noise scale of {columns(state.psi <= FLOOR**2)} stands at its least value, {FLOOR:g} "
@@ -104,6 +97,17 @@ def em(
     log_likelihood = (values - (mask.sum(0) * unit.log()).sum()) / N
     fit = state.W * unit.unsqueeze(-1), mean + unit * state.loc, state.psi.sqrt() * unit, log_likelihood
     return FactorAnalysis(*(value.to(dtype) for value in fit))
+
+
+def caution_unfinished(values: Tensor, iterations: int, tolerance: float) -> None:
+    """Say so where EM, whose likelihoods in nats per row these are, was stopped by its last iteration."""
+    if len(values) > iterations and values[-1] - values[-2] >= tolerance:
+        warnings.warn(
+            f"EM still gained {(values[-1] - values[-2]).item():.2g} nats per row in iteration {iterations}, its last: "
+            "pass more iterations or a larger tolerance",
+            Caution,
+            stacklevel=3,
+        )
 
 
 def ascend(expect: Expectation, state: State, *, tied: bool, iterations: int, tolerance: float) -> tuple[State, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ppvae.errors import Problem
 from ppvae.exact.checks import as_matrix, observed_entries
-from ppvae.exact.em import FLOOR, em
+from ppvae.exact.em import FLOOR, caution_unfinished, em
 from ppvae.exact.posterior import log_evidence
 from ppvae.exact.ppca import FactorAnalysis
 
@@ -49,7 +49,7 @@ def layerwise(
     size: int,
     mask: Tensor | bool | None = None,
     *,
-    iterations: int = 200,
+    iterations: int = 1000,
     tolerance: float = 1e-6,
 ) -> Layers:
     r"""Fit two layers of factor analysis, the lower one first.
@@ -69,13 +69,16 @@ def layerwise(
         size: U of each group, less than its features.
         mask: True = observed.
         iterations: at most so many of EM, for each group and for the top.
-        tolerance: in nats of all rows together: an iteration that gains less is the last.
+        tolerance: in nats per row: an iteration that gains less is the last.
 
     Returns:
         In the dtype of x; computed in float64. W is determined up to rotations.
 
     Raises:
         Problem: sizes that do not add up, a latent too many, what `em` refuses.
+
+    Warns:
+        Caution: a layer still gaining after its last iteration; a noise scale of the bottom at its least value.
     """
     _refuse(x.shape[-1], sizes, latents, size)
     x, dtype = as_matrix(x, latents)
@@ -92,8 +95,9 @@ def layerwise(
     for _ in range(iterations):
         top = _maximised(top, sufficient(top))
         values.append(sufficient.log_likelihood(top))
-        if (values[-1] - values[-2]) * len(x) < tolerance:
+        if values[-1] - values[-2] < tolerance:
             break
+    caution_unfinished(torch.stack(values[1:]), iterations, tolerance)
     found, bottom = (Law(*(value.to(dtype) for value in law)) for law in (top, Law(W, loc, scale)))
     return Layers(found, bottom, torch.stack(values).to(dtype))
 
