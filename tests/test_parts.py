@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 from examples import pair as example
+from ppvae.models import shape_gaussian
 from torch.distributions import MultivariateNormal, Normal
 
 import ppvae
-from ppvae.models import shape_gaussian
 from ppvae.nn.parts import Existence, Parts, PartwiseNormal, patterns
 
 SIZES = (4, 3, 2)
@@ -72,13 +72,13 @@ def test_existence_is_a_law_of_all_patterns_and_of_the_counts():
     log = law().log_prob(EVERY)
     assert (log.exp().sum() - 1).abs() < 1e-12
     for bits, rows in zip(*seen, strict=True):
-        at = (EVERY == torch.tensor(bits)).all(-1)
+        at = (torch.tensor(bits) == EVERY).all(-1)
         assert (log[at].exp() - (rows + 1 / 8) / 51).abs() < 1e-12
 
 
 @pytest.mark.parametrize("known, possible", [((0, 0, 0), (1, 1, 1)), ((0, 1, 0), (1, 1, 1)), ((1, 0, 0), (1, 1, 0))])
 def test_existence_conditioned_is_bayes_rule_and_is_what_it_draws(known, possible):
-    fits = ((EVERY >= torch.tensor(known)) & (EVERY <= torch.tensor(possible))).all(-1)
+    fits = ((torch.tensor(known) <= EVERY) & (torch.tensor(possible) >= EVERY)).all(-1)
     prior = law().log_prob(EVERY).exp() * fits
     given = law(known, possible)
     assert torch.allclose(given.log_prob(EVERY).exp(), prior / prior.sum(), atol=1e-12)
@@ -159,7 +159,7 @@ def test_shape_fa_with_unknown_existences_sums_over_all_that_fit():
     found = ppvae.condition(made, {"x": x}).log_evidence()
     for n in range(3):
         o = ~x[n].isnan()
-        fits = EVERY[(EVERY >= exists[n]).all(-1)]
+        fits = EVERY[(exists[n] <= EVERY).all(-1)]
         truth = MultivariateNormal(loc[o], cov[o][:, o]).log_prob(x[n, o]) + law().log_prob(fits).logsumexp(0)
         assert (found[n] - truth).abs() < 1e-10
 
