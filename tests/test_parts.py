@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 from examples import pair as example
+from ppvae.guides.shape_fa import u_given_x
 from ppvae.models import shape_gaussian
 from torch.distributions import MultivariateNormal, Normal
 
 import ppvae
+from ppvae.exact.layers import Law, _Sufficient
 from ppvae.nn.parts import Existence, Parts, PartwiseNormal, patterns
 
 SIZES = (4, 3, 2)
@@ -129,6 +131,19 @@ def test_nothing_that_stands_in_an_absent_part_is_read(name):
     assert torch.equal(bounds[0], ppvae.elbo()(made, {"x": x.nan_to_num(0.0), "exists": exists}))
 
 
+def test_a_part_that_is_absent_and_one_that_was_not_seen_have_each_a_bias():
+    made = example("shape_vae")
+    exists = torch.tensor([[1.0, 0, 1], [1, 1, 1]])
+    x = rows_of(torch.tensor([[1.0, 0, 1]])).expand(2, -1)  # of the second part nothing was seen
+    with torch.no_grad():
+        for name, row in (("absent", 0), ("unseen", 1)):
+            before = made.encoder.z(x.nan_to_num(), exists.unsqueeze(-2), ~x.isnan()).mean
+            getattr(made.encoder, name)[1] += 1
+            after = made.encoder.z(x.nan_to_num(), exists.unsqueeze(-2), ~x.isnan()).mean
+            changed = (before != after).flatten(1).any(-1)
+            assert changed[row] and not changed[1 - row]
+
+
 def test_an_observed_entry_of_an_absent_part_has_no_density():
     made = linear()
     exists = torch.tensor([[1.0, 0, 1]])
@@ -197,6 +212,18 @@ def test_layerwise_never_lowers_the_likelihood_and_ends_at_the_dense_one():
     loc, cov = dense(made)
     truth = [MultivariateNormal(loc[o], cov[o][:, o]).log_prob(r[o]) for r in x for o in [~r.isnan()]]
     assert (values[-1] - torch.stack(truth).mean()).abs() < 1e-10
+
+
+def test_the_moments_of_the_top_layer_are_the_exact_posteriors():
+    made, exists = linear(), existences(20)
+    x = rows_of(exists, hidden=0.3)
+    d, mask = made.decoder, ~x.isnan()
+    with torch.no_grad():
+        top = Law(d.top.W, d.top.loc, d.top.scale)
+        found = _Sufficient(d.loadings, d.bottom.loc, d.bottom.scale, x.nan_to_num(), mask)(top)
+        truth = u_given_x(d, x.nan_to_num(), mask)
+    assert torch.allclose(found.means, truth.mean, atol=1e-10)
+    assert torch.allclose(found.covariances, truth.covariance_matrix.sum(0), atol=1e-10)
 
 
 def test_layerwise_approaches_what_generated_the_rows():
