@@ -10,6 +10,7 @@ from ppvae.evaluate.labels import class_probabilities
 from ppvae.evaluate.latents import Information, RateDistortion, Units, information, rate_distortion, units
 from ppvae.evaluate.multiple import Pooled, rubin
 from ppvae.evaluate.predictive import PredictiveCheck, predictive_check
+from ppvae.evaluate.symmetry import symmetry
 from ppvae.evaluate.weights import Evidence, evidence, pareto_threshold
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "rate_distortion",
     "rubin",
     "sbc",
+    "symmetry",
     "tarp",
     "units",
 ]
