@@ -327,6 +327,7 @@ def test_symmetry_by_hand(axis, monkeypatch):
     [
         (torch.zeros(3, 4), 0, "points has shape"),
         (torch.zeros(3, 4, 3), 3, "axis is 3"),
+        (torch.zeros(3, 4, 3), 1.0, "axis is 1.0"),
         (torch.full((3, 4, 3), float("nan")), 0, "row 0 has no points"),
     ],
 )

@@ -159,6 +159,18 @@ def test_too_few_points(library):
     points, normals = ball()
     with pytest.raises(Problem, match="part 3 has 5 points"):
         poisson(points[:5], normals[:5], [3] * 5)
+    with pytest.raises(Problem, match="part 0 has 1 points"):
+        poisson(points[:1].repeat(20, 1), normals[:20])
+
+
+def test_what_poisson_cannot_read(library):
+    points, normals = ball()
+    with pytest.raises(Problem, match="1 normals of part 0 have length 0"):
+        poisson(points, torch.cat([0 * normals[:1], normals[1:]]))
+    with pytest.raises(Problem, match="holds fractions"):
+        poisson(points, normals, torch.full((len(points),), 0.5))
+    with pytest.raises(Problem, match="points cannot be read"):
+        poisson("words", normals)
 
 
 def test_without_the_library(monkeypatch):
@@ -227,6 +239,8 @@ def test_nearer_discs_are_painted_later_and_up_is_up():
         ({"titles": ["a"]}, "1 titles for 2 objects"),
         ({"columns": 0}, "columns is 0"),
         ({"x": torch.full((2, 96), float("nan"))}, "row 0 has no points"),
+        ({"x": "words"}, "x cannot be read"),
+        ({"exists": "words"}, "exists cannot be read"),
     ],
 )
 def test_what_a_cloud_refuses(changed, said):

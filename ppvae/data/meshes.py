@@ -18,8 +18,8 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
+from ppvae.data.segmented import numbers
 from ppvae.errors import Problem
 
 SAMPLES = 1.5  # a node, as in the thesis this follows
@@ -66,15 +66,14 @@ def poisson(points: Any, normals: Any, part: Any = None) -> Mesh:
         part: (M,) whole numbers, or None: the object is one part.
 
     Raises:
-        Problem: shapes that do not fit; a part of fewer than 8 points; pymeshlab is not installed.
+        Problem: shapes that do not fit; a part of fewer than 8 different points; a normal of length 0; pymeshlab is not
+            installed.
     """
     points, part, normals = _seen(points, part, normals)
     library = pymeshlab()
-    for p in np.unique(part):
-        if (part == p).sum() < LEAST:
-            seen = f"part {p} has {(part == p).sum()} points"
-            raise Problem(seen, "a surface of so few is anybody's guess", f"{LEAST} points a part; or alpha_shape")
     names = np.unique(part)
+    for p in names:
+        _refuse_part(int(p), points[part == p], normals[part == p])
     return _together([_one(library, points[part == p], normals[part == p]) for p in names], names)
 
 
@@ -156,6 +155,17 @@ def _radii(points: np.ndarray, part: np.ndarray) -> np.ndarray:
     return np.where(radii > 0, radii, 0.02 * np.ptp(points, axis=0).max())  # a point alone has no neighbour
 
 
+def _refuse_part(p: int, points: np.ndarray, normals: np.ndarray) -> None:
+    count = len(np.unique(points, axis=0))
+    if count < LEAST:
+        cause = "a surface of so few is anybody's guess"
+        raise Problem(f"part {p} has {count} points", cause, f"{LEAST} points a part; or alpha_shape")
+    none = np.linalg.norm(normals, axis=1) == 0
+    if none.any():
+        seen = f"{none.sum()} normals of part {p} have length 0"
+        raise Problem(seen, "they are directions", "normals of length 1; or alpha_shape, which needs none")
+
+
 def _one(library: ModuleType, points: np.ndarray, normals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     around = discs(points, normals, np.zeros(len(points)))[:, ::2]
     points = np.concatenate([points, around.reshape(-1, 3)])
@@ -196,17 +206,18 @@ def _together(parts: list[tuple[np.ndarray, np.ndarray]], names: np.ndarray) -> 
 
 def _seen(points: Any, part: Any, normals: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The points that are there, as numpy's; the part of each; the normals."""
-    points, normals = (torch.as_tensor(value).detach().cpu().double().numpy() for value in (points, normals))
+    points, normals = numbers("points", points).numpy(), numbers("normals", normals).numpy()
     if points.ndim != 2 or points.shape[1] != 3 or normals.shape != points.shape:
         seen = f"points has shape {points.shape}, normals {normals.shape}"
         raise Problem(seen, "one object at a time", "points and normals (M, 3)")
-    which = np.zeros(len(points), np.int64) if part is None else np.asarray(part).astype(np.int64)
-    if which.shape != (len(points),):
-        raise Problem(f"part has shape {which.shape} for {len(points)} points", "one number a point", "part (M,)")
+    which = np.zeros(len(points)) if part is None else numbers("part", part).numpy()
+    if which.shape != (len(points),) or (which != np.floor(which)).any():
+        seen = f"part has shape {which.shape} for {len(points)} points, or holds fractions"
+        raise Problem(seen, "one whole number a point", "part (M,)")
     there = np.isfinite(points).all(1) & np.isfinite(normals).all(1)
     if not there.any():
         raise Problem("there are no points", "all of them are NaN: every part is absent", "an object with parts")
-    return points[there], which[there], normals[there]
+    return points[there], which[there].astype(np.int64), normals[there]
 
 
 def _radii_of_spheres(corners: np.ndarray) -> np.ndarray:

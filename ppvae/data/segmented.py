@@ -28,7 +28,7 @@ def checked(points: Any, normals: Any, part: Any, exists: Any, part_names: tuple
         Problem: as said there.
     """
     points, normals, part, exists = (
-        _numbers(name, value)
+        numbers(name, value)
         for name, value in (("points", points), ("normals", normals), ("part", part), ("exists", exists))
     )
     _refuse_sizes(points, normals, part, exists, len(part_names))
@@ -47,7 +47,8 @@ def checked(points: Any, normals: Any, part: Any, exists: Any, part_names: tuple
     return found
 
 
-def _numbers(name: str, value: Any) -> Tensor:
+def numbers(name: str, value: Any) -> Tensor:
+    """As float64 on the CPU, or a Problem."""
     try:
         return torch.as_tensor(value).detach().cpu().double()
     except (TypeError, ValueError, RuntimeError) as error:

@@ -200,7 +200,7 @@ def _grain(maker: ModuleType, points: int) -> float:
     def count(grain: float) -> int:
         return sum(part.points.shape[1] for part in maker.make(Draws(1, 0), grain)[0].values())
 
-    low, high = 0.0, 1.0 + points**0.5
+    low, high = 0.0, 2 + 2 * (points / count(1.0)) ** 0.5  # a grid has as many points as the square of its grain says
     if count(low) > points:
         raise Problem(f"points is {points}", "too few for the parts' grids", f"points={count(low)} or more")
     for _ in range(16):

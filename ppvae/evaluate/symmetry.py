@@ -33,7 +33,7 @@ def symmetry(points: Any, axis: int) -> Tensor:
     if points.dim() != 3 or points.shape[-1] != 3 or not points.is_floating_point():
         seen = f"points has shape {tuple(points.shape)} and holds {points.dtype}"
         raise Problem(seen, "rows of numbers, or one object", "points (N, M, 3), as ppvae.data.shapes(name).points")
-    if isinstance(axis, bool) or axis not in (0, 1, 2):
+    if not isinstance(axis, int) or isinstance(axis, bool) or axis not in (0, 1, 2):
         raise Problem(
             f"axis is {axis!r}", "the coordinate whose sign is flipped", "axis=0 for mirror images across x = 0"
         )

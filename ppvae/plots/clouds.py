@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib import colors
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 
 from ppvae.data.meshes import discs
+from ppvae.data.segmented import numbers
 from ppvae.errors import Problem
 from ppvae.plots.style import COLOURS, axes_of, bare, refuse_count
 
@@ -84,7 +84,7 @@ def oriented(x: Any, sizes: Sequence[int], exists: Any) -> tuple[np.ndarray, np.
     Raises:
         Problem: shapes that do not fit, an object without points.
     """
-    x = torch.as_tensor(x).detach().cpu().double()
+    x = numbers("x", x)
     counts = [size / WIDTH if isinstance(size, int) else 0.5 for size in sizes]
     if not counts or any(count < 1 or count != int(count) for count in counts):
         raise Problem(f"sizes is {tuple(sizes)}", "columns of each part, six a point", "ppvae.data.shapes(name).sizes")
@@ -104,7 +104,7 @@ def oriented(x: Any, sizes: Sequence[int], exists: Any) -> tuple[np.ndarray, np.
 
 def per_part(name: str, value: Any, rows: int, parts: int) -> np.ndarray:
     """Zeros and ones of each part, as bools (N, P)."""
-    found = torch.as_tensor(value).detach().cpu()
+    found = numbers(name, value)
     if found.shape != (rows, parts):
         seen = f"{name} has shape {tuple(found.shape)} for {rows} objects of {parts} parts"
         raise Problem(seen, "one number a part and object", f"{name} ({rows}, {parts})")

@@ -18,7 +18,7 @@ weights, a lower bound.
 
 ``--figures``: samples, completions, normals, traversals, interpolations, activity, symmetry and surfaces.
 
-Budgets: cpu, about 500 points an object, alpha = 10 (100 for ten times as many features); full, 10,000 particles for every
+Budgets: cpu, at most 500 points an object, alpha = 10 (100 for ten times as many features); full, 10,000 particles for every
 test object, the thesis's sizes, 500 passes at 1e-4.
 
 References: Nash & Williams 2017, The shape variational autoencoder; Nash, thesis, chapter 3.
