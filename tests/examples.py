@@ -6,10 +6,12 @@ from pyro import poutine
 import ppvae
 
 OPTIONS = {
+    "multi_entity_vae": {"entities": 2, "hidden": (4, 4)},
     "shape_fa": {"parts": (4, 3, 2), "size": 2},
     "shape_vae": {"parts": (4, 3, 2), "hidden": (12, 12), "size": 6},
+    "single_entity_vae": {"hidden": (4, 4)},
 }
-FEATURES = {"conv_vae": 16, "gae": 10, "vgae": 10}
+FEATURES = {"conv_vae": 16, "gae": 10, "multi_entity_vae": 64, "single_entity_vae": 64, "vgae": 10}
 COVARIATES = {"label": lambda n: torch.randint(10, (n,)), "inputs": lambda n: torch.randn(n, 2)}
 
 
