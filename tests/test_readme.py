@@ -14,7 +14,7 @@ def test_the_programs_of_the_readme_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("big.npy", np.random.default_rng(0).random((600, 64), np.float32))
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     scope: dict = {}
     for block in blocks:  # each but the last goes on where the first ended
         scope = {} if "import ppvae" in block else scope
