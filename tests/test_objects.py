@@ -249,7 +249,7 @@ def test_the_table_is_made_and_its_pictures(ppvae_, tmp_path, name):
     if pictured:
         marks = ("objects-3", "objects-3-kl-x-3")
         drawn = {path.name for path in (tmp_path / "pictures").iterdir()}
-        assert drawn == {f"{mark}-{what}.png" for mark in marks for what in PICTURES}
+        assert drawn == {f"{mark}-{what}.png" for mark in marks for what in PICTURES} | {"objects-3-traversal-VAE.png"}
 
 
-PICTURES = ("reconstructions", "kl", "exchange", "sequential", "traversal-MVAE", "traversal-VAE")
+PICTURES = ("reconstructions", "kl", "exchange", "sequential", "traversal")

@@ -78,11 +78,13 @@ def test_layerwise_of_shapes_beats_a_gaussian_of_each_pattern(chairs):
 def test_the_table_is_made(ppvae_, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(table.BUDGETS, "smoke", TINY)
-    monkeypatch.setattr(table, "CLASSES", ("chairs",))
+    monkeypatch.setattr(table, "CLASSES", ("chairs", "humans"))
+    monkeypatch.delenv("PPVAE_DATA", raising=False)
     monkeypatch.setattr(table, "LATENTS", (8, 64))
     monkeypatch.setitem(table.BUDGETS, "smoke", TINY._replace(linear=7))
     code, out, err = ppvae_("reproduce", "shapes", "--budget", "smoke", "--json", "t.json", "--figures", "pictures")
     assert code == 0, err
+    assert "humans are left out: no folder holds human_shapes.npz" in out
     found = {(c["row"], c["column"]): c["value"] for c in json.loads((tmp_path / "t.json").read_text())["results"]}
     assert {row for row, _ in found} == set(table.ROWS)
     assert {column for _, column in found} == {f"{m}, chairs" for m in table.MEASURES}

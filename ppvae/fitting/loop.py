@@ -109,7 +109,8 @@ def fit(
         clip: the largest norm of the gradient of all parameters together.
         held_out: the share of rows set aside, whose bound is reported after each epoch.
         patience: stop when the held-out bound has not risen for so many epochs, and keep the best parameters.
-        redraw: makes a fresh observation of each batch of stored x (dynamic binarization: ``torch.bernoulli``).
+        redraw: makes a fresh observation of each batch of stored x (dynamic binarization: ``torch.bernoulli``). It may be wider than
+            what is stored, which then only counts rows: examples made on the fly (`ppvae.data.sprites`).
         progress: a progress line on standard error; None: where that is a terminal.
         tensorboard: a folder for TensorBoard's event files, one scalar a number and epoch.
 

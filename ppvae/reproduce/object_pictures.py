@@ -17,25 +17,32 @@ from ppvae.reproduce.run import Run
 
 SHOWN = 10  # scenes side by side
 SPAN, STEPS, MOVED = 2.25, 9, 6  # of a traversal, in standard deviations of the prior; coordinates that it shows
+MOVES = f"coordinates moved from -{SPAN} to {SPAN}, those with the largest |mean| / sd on top"
 
 
 @torch.no_grad()
 def draw(run: Run, mark: str, mvae: ppvae.Pair, vae: ppvae.Pair, early: ppvae.Pair, most: int, size: int) -> None:
-    """Every picture of one multi-entity VAE beside the plain one, of scenes that have at least two sprites; ``mark`` is part of
-    the files' names."""
+    """Every picture of one multi-entity VAE, of scenes that have at least two sprites, samples and reconstructions of the plain one
+    beside; ``mark`` is part of the files' names."""
     scenes = sprites(20 * SHOWN, most, size, seed=77)
     x = scenes.x[scenes.counts >= 2][:SHOWN]
     one = scenes.x[scenes.counts == 2][:1]
-    moved = f"coordinates moved from -{SPAN} to {SPAN}, those with the largest |mean| / sd on top"
     for name, title, rows in (
         ("reconstructions", "E[x | z] of new scenes, and of draws of the prior", _reconstructions(x, mvae, vae)),
         ("kl", "KL of each place to the prior, each map from 0 to its largest", _maps(x, mvae, early)),
         ("exchange", "the slots with the largest KL change places: columns 1 and 2, 3 and 4, …", _exchange(x, mvae)),
         ("sequential", "slots by their KL, one more in each row, then each alone", _sequential(x, mvae)),
-        ("traversal-MVAE", f"MVAE, one object: {moved}", _traversal(one, mvae)),
-        ("traversal-VAE", f"VAE: {moved}", _traversal(one, vae)),
+        ("traversal", f"MVAE, one object: {MOVES}", _traversal(one, mvae)),
     ):
         _save(run, f"objects-{mark}-{name}.png", title, rows, size)
+
+
+@torch.no_grad()
+def draw_plain(run: Run, mark: str, vae: ppvae.Pair, most: int, size: int) -> None:
+    """The traversal of the plain VAE, of the scene of which `draw` moves one object."""
+    scenes = sprites(20 * SHOWN, most, size, seed=77)
+    one = scenes.x[scenes.counts == 2][:1]
+    _save(run, f"objects-{mark}-traversal-VAE.png", f"VAE: {MOVES}", _traversal(one, vae), size)
 
 
 Rows = dict[str, Tensor]  # what a row shows, and its images (M, 3 S²)

@@ -85,6 +85,7 @@ def _one_seed(run: Run, of: Scale, seed: int) -> dict[Place, float]:
     pairs = {name: fitted(run, name, of, spent, spent.epochs, seed) for name in KL_WEIGHT}
     found = scored(run, pairs, of, spent, seed)
     if run.figures is not None and seed == 0:
+        object_pictures.draw_plain(run, str(of.most), pairs[VAE], of.most, spent.size)
         for name, mark in ((MVAE, ""), (PRESSED, "-kl-x-3")):
             early = fitted(run, name, of, spent, max(1, spent.epochs // 20), seed)
             with own_generators(seed):

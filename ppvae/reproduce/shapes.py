@@ -35,6 +35,7 @@ from torch import Tensor
 
 import ppvae
 from ppvae.data.shapes import Shapes, shapes
+from ppvae.errors import Problem
 from ppvae.evaluate import symmetry, units
 from ppvae.machine import own_generators
 from ppvae.models import shape_gaussian
@@ -71,9 +72,10 @@ class Budget(NamedTuple):
 BUDGETS = {
     "smoke": Budget(60, 500, 1, 1e-3, 1.0, (16, 16), 8, 9, 3, 3, 10, 4, (2, 2, 1)),
     "cpu": Budget(1200, 500, 100, 1e-3, 10.0, (256, 256), 64, 16, 50, 25, 10_000, 60, (25, 100, 10)),
-    "full": Budget(4000, None, 500, 1e-4, 100.0, (512, 512), 256, 128, 500, 10_000, 10_000, 1000, (25, 100, 10)),
+    "full": Budget(4000, None, 500, 1e-4, 100.0, (512, 512), 256, 64, 500, 10_000, 10_000, 1000, (25, 100, 10)),
 }
 CLASSES = ("chairs", "planes", "bikes", "humans")
+BODIES = 1200  # that there are
 LATENTS = (8, 64)
 MEASURES = ("completion", "log p", "asymmetry", "normals", "active units")
 ROWS = (*(f"{model}-{K}" for model in (VAE, FA) for K in LATENTS), GAUSSIAN, "Data")
@@ -82,9 +84,15 @@ ANGLES = 24  # objects of which the points alone are given
 
 @seeds(1)
 def table(run: Run) -> list[Cell]:
-    """Every class in turn."""
-    spent = BUDGETS[run.budget]
-    found = [_one_seed(run, spent, seed) for seed in range(run.seeds)]
+    """Every class in turn. Bodies are left out where their file is not, for it has no public home."""
+    spent, classes = BUDGETS[run.budget], list(CLASSES)
+    try:
+        shapes("humans", rows=1)
+    except Problem as problem:
+        classes.remove("humans")
+        run.say(f"humans are left out: {problem.seen}")
+        run.data["humans"] = f"left out: {problem.seen}; {problem.remedy}"
+    found = [_one_seed(run, spent, classes, seed) for seed in range(run.seeds)]
     order = [(row, f"{measure}, {name}") for measure in MEASURES for name in CLASSES for row in ROWS]
     return cells([{place: one[place] for place in order if place in one} for one in found], {})
 
@@ -92,10 +100,11 @@ def table(run: Run) -> list[Cell]:
 TABLES = {"shapes": table}
 
 
-def _one_seed(run: Run, spent: Budget, seed: int) -> dict[Place, float]:
+def _one_seed(run: Run, spent: Budget, classes: list[str], seed: int) -> dict[Place, float]:
     found: dict[Place, float] = {}
-    for name in CLASSES:
-        made = noisy(shapes(name, rows=spent.rows, points=spent.points, seed=seed), seed)
+    for name in classes:
+        rows = min(spent.rows, BODIES) if name == "humans" else spent.rows
+        made = noisy(shapes(name, rows=rows, points=spent.points, seed=seed), seed)
         train, test = made.rows("train"), made.rows("test")
         run.data[name] = (
             f"{made.scaling}; {len(train['x'])} rows to train on, {len(test['x'])} to test on, D = {made.x.shape[1]}"
