@@ -1,11 +1,11 @@
 r"""The exact posterior of objects of parts under two linear layers, whatever is missing.
 
-    e_n | x_n,o ~ p(e | x_o)   where e_n is not observed: a part of which something was seen exists
+    e_n | x_n,o ~ p(e | x_o)   where e_n is not observed: a part of which something was seen exists, one of which only 0 was does not
     u_n | x_n,o ~ p(u | x_o),  factor analysis whose representations have the prior N(loc_T, W_T W_T' + Psi_T)
     z_n | u_n ~ p(z | u),      factor analysis of the representations
 
 What is observed says no more of e, since no other parameter depends on it; and no more of z than u does. So log p(x_o, e, z, u) -
-log q is log p(x_o, e) for every draw. `ppvae.exact.layerwise` fits the two layers in closed form.
+log q is log p(x_o), with e where that was observed, for every draw. `ppvae.exact.layerwise` fits the two layers in closed form.
 
 References: Nash & Williams 2017, eq. 3.7-3.9; Tang, Salakhutdinov & Hinton 2012, Deep mixtures of factor analysers, section 3.
 """

@@ -1,6 +1,6 @@
 r"""The guide of objects of parts: which parts exist, where that is not known, and one code of the whole.
 
-    e_n | x_n,o ~ p(e | the parts of which something was observed exist)   where e_n is not observed
+    e_n | x_n,o ~ p(e | parts of which something was seen exist, those of which only 0 was do not)   where e_n is not observed
     z_n | x_n,o, e_n ~ N(loc(u_n), diag(scale(u_n)^2)),  u_n = [u_n1, …, u_nP]
 
 Each part is read by a network of its own; one that is absent, and one that exists and was not seen, have each a learned bias
@@ -48,11 +48,9 @@ class Encoder(nn.Module):
         return self.head(self.net(u.flatten(-2)))
 
 
-def guide(
-    decoder: Decoder, encoder: Encoder, x: Tensor, exists: Tensor | None = None, mask: Tensor | bool = True
-) -> None:
+def guide(encoder: Encoder, x: Tensor, exists: Tensor | None = None, mask: Tensor | bool = True) -> None:
     with pyro.plate("data", len(x), dim=-2):
-        e = pyro.sample("exists", decoder.parts.given(x, mask)) if exists is None else exists.unsqueeze(-2)
+        e = pyro.sample("exists", encoder.parts.given(x, mask)) if exists is None else exists.unsqueeze(-2)
         pyro.sample("z", encoder.z(x, e, mask))  # (…, N, 1, K)
 
 

@@ -226,6 +226,14 @@ def test_the_moments_of_the_top_layer_are_the_exact_posteriors():
     assert torch.allclose(found.covariances, truth.covariance_matrix.sum(0), atol=1e-10)
 
 
+def test_layerwise_does_not_fall_where_the_noise_stands_at_its_least():
+    torch.manual_seed(0)
+    x = torch.randn(200, 1) + 1e-4 * torch.randn(200, 40)
+    with pytest.warns(ppvae.Caution, match="least value"):
+        values = ppvae.exact.layerwise(x, (20, 20), latents=1, size=1).log_likelihood
+    assert len(values) >= 3 and (values.diff() >= -1e-9).all()
+
+
 def test_layerwise_approaches_what_generated_the_rows():
     made = linear(latents=1)
     with torch.no_grad():
@@ -272,6 +280,17 @@ def test_a_chain_of_means_moves_the_latents_and_not_the_noise():
     assert torch.allclose(chain.x, torch.where(x.isnan(), means, x), atol=1e-12)
     with pytest.raises(ppvae.Problem, match="means"):
         posterior.gibbs(means=True)
+    with pytest.raises(ppvae.Problem, match="complete rows say what the latent 'exists' is"):
+        ppvae.condition(made, {"x": x}).gibbs(draws=1, burn_in=0, gap=1)
+
+
+def test_wake_sleep_trains_the_guide_of_parts():
+    made = example("shape_vae")
+    exists = torch.ones(12, 3)
+    rows = {"x": rows_of(exists), "exists": exists}
+    before = made.encoder.head.linear.weight.clone()
+    ppvae.fit(made, rows, objective=ppvae.wake_sleep(3), epochs=2, batch_size=6)
+    assert not torch.equal(before, made.encoder.head.linear.weight)
 
 
 # --- bad input -----------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from ppvae.door import Table
 from ppvae.errors import Problem
 from ppvae.pair import Pair
 from ppvae.tracing.hidden import refuse_hidden
-from ppvae.tracing.terms import is_point, weights_of
+from ppvae.tracing.terms import is_point, reparametrised, weights_of
 from ppvae.tracing.traces import Traces, log_prob, run
 
 
@@ -151,6 +151,13 @@ def _refuse(pair: Pair, rows: Table, x: Tensor, latents: dict[str, Tensor], metr
             f"the guide makes {point[0]!r} from other draws, or without chance",
             "a chain needs log q of the latents it stands at, under the row it has just completed",
             "gibbs(metropolis=False), whose law is exact only where the guide is; or impute(), by importance weights",
+        )
+    discrete = [name for name, site in traces.drawn() if not reparametrised(site)]
+    if discrete and getattr(traces.model.nodes["x"]["fn"], "has_points", False):
+        raise Problem(
+            f"complete rows say what the latent {discrete[0]!r} is",
+            "a chain completes its rows, and would never leave the value that it starts with",
+            f"give {discrete[0]!r}; or impute(), by importance weights",
         )
     changed = run(pair, _complete(rows, put_back(rows, _x(traces))), enumerate=False, at=latents)
     for name, site in traces.scored():

@@ -139,7 +139,7 @@ def _principal(moments: Moments, latents: int) -> Law:
     loc = moments.means.mean(0)
     centred = moments.means - loc
     values, vectors = torch.linalg.eigh((moments.covariances + centred.mT @ centred) / N)  # ascending
-    variance = values[: size - latents].mean()
+    variance = values[: size - latents].mean().clamp_min(FLOOR**2)  # the best of those that the M-step may reach
     W = vectors[:, size - latents :] * (values[size - latents :] - variance).clamp_min(0.0).sqrt()
     return Law(W, loc, variance.sqrt().expand(size))
 

@@ -124,6 +124,7 @@ class PartwiseNormal(dist.TorchDistribution):
     arg_constraints: dict[str, Any] = {}
     support = constraints.real
     has_rsample = True
+    has_points = True  # complete rows say which parts exist
 
     def __init__(self, loc: Tensor, scale: Tensor, exists: Tensor) -> None:
         shape = torch.broadcast_shapes(loc.shape, scale.shape, exists.shape)

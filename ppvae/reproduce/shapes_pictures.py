@@ -27,7 +27,7 @@ class Drawn(NamedTuple):
     Attributes:
         made: the class, with its noise.
         test: rows of x and exists.
-        samples: by model, objects of its story (N, D), NaN where absent.
+        samples: the class without noise, then by model objects of its story, (N, D), NaN where absent.
         vae: the fitted ShapeVAE whose latents are shown.
         truth, given, exists: objects of which parts were hidden; completions of them by model.
         points: test objects, and their normals as they were recovered from the points, (N, D).
@@ -75,9 +75,8 @@ def _keep(run: Run, of: Drawn, name: str, ax: Any) -> None:
 
 
 def _samples(run: Run, of: Drawn) -> None:
-    rows = {"data": of.test["x"], **of.samples}
-    titles = [name if i == 0 else "" for name in rows for i in range(COLUMNS)]
-    _board(run, of, "samples", torch.cat([x[:COLUMNS] for x in rows.values()]), COLUMNS, titles)
+    titles = [name if i == 0 else "" for name in of.samples for i in range(COLUMNS)]
+    _board(run, of, "samples", torch.cat([x[:COLUMNS] for x in of.samples.values()]), COLUMNS, titles)
 
 
 def _completions(run: Run, of: Drawn) -> None:
@@ -153,7 +152,7 @@ def _numbers(run: Run, of: Drawn) -> None:
     left.set_ylabel("variance over rows of E[z | x]")
     left.legend()
     left.set_title(f"{of.made.name}: which latents are used", fontsize=10)
-    for i, (name, x) in enumerate({"data": of.test["x"], **of.samples}.items()):
+    for i, (name, x) in enumerate(of.samples.items()):
         scores = symmetry(x.unflatten(-1, (-1, 6))[..., :3], of.made.mirror)
         right.hist(
             scores.numpy(), bins=30, density=True, histtype="step", linewidth=1.8, color=COLOURS[i + 1], label=name
