@@ -57,7 +57,8 @@ def make(name: str, features: int, latents: int, **options: Any) -> Pair:
                 f"{what}=x.shape[1]" if what == "features" else "latents=2, say",
             )
     pair = build(features, latents, **options)
-    pair._built = (name, {"features": features, "latents": latents, **options})
+    plain = {option: tuple(v) if isinstance(v, tuple) else v for option, v in options.items()}  # a file keeps no class
+    pair._built = (name, {"features": features, "latents": latents, **plain})
     return pair
 
 

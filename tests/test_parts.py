@@ -247,6 +247,14 @@ def test_layerwise_approaches_what_generated_the_rows():
     assert fitted.log_likelihood[-1] < truth.mean() + 0.05
 
 
+@pytest.mark.parametrize("name", ["shape_vae", "shape_fa"])
+def test_a_file_keeps_the_patterns(name, tmp_path):
+    made = ppvae.make(name, 9, 2, parts=SIZES, patterns=patterns(existences()), size=1)
+    ppvae.save(made, tmp_path / "pair.pt")
+    again = ppvae.load(tmp_path / "pair.pt")
+    assert torch.equal(again.decoder.parts.law().log_prob(EVERY), law().log_prob(EVERY))
+
+
 # --- without latents -----------------------------------------------------------------------------------------------
 
 
