@@ -235,7 +235,7 @@ def test_layerwise_does_not_fall_where_the_noise_stands_at_its_least():
 
 
 def test_layerwise_approaches_what_generated_the_rows():
-    made = linear(latents=1)
+    made = linear(latents=1, size=1)
     with torch.no_grad():
         made.decoder.bottom.log_scale.fill_(-1.5)
         x = made.model(size=2000)
@@ -243,8 +243,8 @@ def test_layerwise_approaches_what_generated_the_rows():
     loc, cov = dense(made)
     fitted = ppvae.exact.layerwise(x, SIZES, latents=1, size=1, iterations=300, tolerance=1e-4)
     truth = torch.stack([MultivariateNormal(loc[o], cov[o][:, o]).log_prob(r[o]) for r in x for o in [~r.isnan()]])
-    # one number a part against the two that made it: a lower likelihood, but not by much
-    assert fitted.log_likelihood[-1] < truth.mean() + 0.05
+    # the same story, fitted greedily: at most what overfitting adds above the truth, at least nearly as good
+    assert truth.mean() - 0.05 < fitted.log_likelihood[-1] < truth.mean() + 0.05
 
 
 @pytest.mark.parametrize("name", ["shape_vae", "shape_fa"])
@@ -319,7 +319,8 @@ def test_an_unseen_pattern_is_scored_and_said():
         ({"parts": (4, 3)}, "7 in all, for 9 features"),
         ({"parts": (9, 0)}, "a part has some"),
         ({"parts": SIZES, "patterns": ([[1, 0, 1]], [5])}, "part 1 occurs in no row"),
-        ({"parts": SIZES, "patterns": ([[1, 1]], [5])}, "patterns of 2 parts for 3 parts"),
+        ({"parts": SIZES, "patterns": ([[1, 1]], [5])}, "2 parts for 3 parts"),
+        ({"parts": SIZES, "patterns": ([], [5])}, "0 patterns, 1 counts"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(options, words):

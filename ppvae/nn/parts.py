@@ -147,7 +147,7 @@ class PartwiseNormal(dist.TorchDistribution):
         return torch.where(self.exists, self.loc + self.scale * noise, 0.0)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        normal = -0.5 * ((value - self.loc) / self.scale).square() - self.scale.log() - 0.5 * math.log(2 * math.pi)
+        normal = dist.Normal(self.loc, self.scale, validate_args=False).log_prob(value)
         return torch.where(self.exists, normal, torch.where(value == 0, 0.0, -math.inf))
 
 
@@ -180,7 +180,7 @@ class Parts(nn.Module):
         bits, rows = Patterns([], []) if seen is None else Patterns(*seen)
         if any(len(pattern) != P for pattern in bits) or len(bits) != len(rows):
             raise Problem(
-                f"patterns of {len(bits[0])} parts for {P} parts",
+                f"{len(bits)} patterns, {len(rows)} counts of rows, {len(bits[0]) if bits else 0} parts for {P} parts",
                 "those of another class of objects",
                 "patterns=ppvae.nn.patterns(exists) of the rows to train on",
             )

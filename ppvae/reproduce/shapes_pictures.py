@@ -30,7 +30,7 @@ class Drawn(NamedTuple):
         samples: the class without noise, then by model objects of its story, (N, D), NaN where absent.
         vae: the fitted ShapeVAE whose latents are shown.
         truth, given, exists: objects of which parts were hidden; completions of them by model.
-        points: test objects, and their normals as they were recovered from the points, (N, D).
+        recovered: test objects, their normals as they were recovered from the points, (N, D).
     """
 
     made: Shapes
