@@ -171,7 +171,7 @@ def test_sigterm_outside_of_the_fit_ends_with_143(ppvae_, monkeypatch):
         def stopping(*_, stop=stop):
             raise stop
 
-        monkeypatch.setattr(sys.modules["ppvae.cli.evaluate"], "read", stopping)
+        monkeypatch.setattr(sys.modules["ppvae.cli.shared"], "read", stopping)
         assert ppvae_("evaluate", "run")[0] == wanted
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``ppvae demo | list | info | fit | evaluate | impute | reproduce | bench``."""
+"""The command line: ``ppvae demo | list | info | fit | evaluate | explore | impute | reproduce | bench``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 from ppvae.cli.bench import bench
 from ppvae.cli.demo import demo
 from ppvae.cli.evaluate import evaluate
+from ppvae.cli.explore import explore
 from ppvae.cli.fit import fit
 from ppvae.cli.impute import impute
 from ppvae.cli.info import info, list_pairs
@@ -29,6 +30,7 @@ app.command("list")(list_pairs)
 app.command()(info)
 app.command()(fit)
 app.command()(evaluate)
+app.command()(explore)
 app.command()(impute)
 app.command()(reproduce)
 app.command()(bench)

@@ -8,12 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ppvae.catalogue import RUN, read
 from ppvae.cli.scoring import calibration, imputation, labelled, score
-from ppvae.cli.shared import Device, Figures, Force, Json, Seed, console, errors, kept_command, refuse_existing, source
+from ppvae.cli.shared import Device, Figures, Force, Json, Seed, console, opened, refuse_existing
 from ppvae.errors import Problem
 from ppvae.files import write_whole
-from ppvae.fitting.folder import COMMAND
 from ppvae.machine import device_of
 from ppvae.report.fitted import fitted
 
@@ -63,21 +61,13 @@ def evaluate(
         refuse_existing(figure, force)
     if report is not None:
         refuse_existing(report, force)
-    pair, notes = read(file)
+    pair, rows_of = opened(file, data)
     if hide and calibrate and pair.hides("x"):
         raise Problem(
             f"--hide {hide} with --calibrate, and the story of {file} says itself why entries are missing",
             "rows that it makes have its own gaps; entries hidden besides would contradict it",
             "--calibrate without --hide, or --hide without --calibrate",
         )
-    begun = file / COMMAND
-    if file.is_dir() and not (file / RUN[0]).exists() and begun.exists():
-        notes = kept_command(begun)
-        errors.print(f"[yellow]Note:[/] the run in {file} is not finished; ppvae fit --resume {file} goes on")
-    name = data or notes.get("data")
-    if name is None:
-        raise Problem(f"{file} does not say what it was fitted to", "it was saved from Python", "--data NAME")
-    rows_of = source(name)
     figures.results = score(pair.to(device_of(device)), rows_of, particles, rows, seed)
     if hide:
         figures.results["imputation"] = imputation(pair, rows_of, hide, rows, seed, calibrate)

@@ -16,9 +16,11 @@ from rich.console import Console
 from torch import Tensor
 
 from ppvae import data
+from ppvae.catalogue import RUN, read
 from ppvae.data.arrays import read_array
 from ppvae.errors import Problem
 from ppvae.files import write_whole
+from ppvae.fitting.folder import COMMAND
 from ppvae.machine import machine
 from ppvae.pair import Pair
 
@@ -84,6 +86,8 @@ class Source:
         redraw: observes stored rows anew (dynamic binarization).
         likelihood: the one that suits them.
         scaling: what was done to the numbers; printed beside every likelihood.
+        shape: (channels, height, width) of an image, or None.
+        columns: names of a table's columns, or None.
     """
 
     name: str
@@ -93,6 +97,7 @@ class Source:
     likelihood: str
     scaling: str
     shape: tuple[int, ...] | None = None
+    columns: list[str] | None = None
 
     @property
     def features(self) -> int:
@@ -145,7 +150,15 @@ def _table(name: str) -> Source:
         )
     loc, scale = moments(x[~test])
     x = (x - loc) / scale
-    return Source(name, {"x": x[~test]}, {"x": x[test]}, None, "normal", "columns standardised by the training rows")
+    return Source(
+        name,
+        {"x": x[~test]},
+        {"x": x[test]},
+        None,
+        "normal",
+        "columns standardised by the training rows",
+        columns=table.columns,
+    )
 
 
 def _array(name: str) -> Source:
@@ -159,6 +172,19 @@ def _array(name: str) -> Source:
     binary = bool(((rows == 0) | (rows == 1) | rows.isnan()).all())
     scaling = f"numbers as in the file; its last {test} rows are test"
     return Source(name, {"x": x[:-test]}, {"x": rows}, None, "bernoulli" if binary else "normal", scaling)
+
+
+def opened(file: Path, name: str | None) -> tuple[Pair, Source]:
+    """A fitted pair, and the data ``name``, or else those that its folder or file says it was fitted to."""
+    pair, notes = read(file)
+    begun = file / COMMAND
+    if file.is_dir() and not (file / RUN[0]).exists() and begun.exists():
+        notes = kept_command(begun)
+        errors.print(f"[yellow]Note:[/] the run in {file} is not finished; ppvae fit --resume {file} goes on")
+    name = name or notes.get("data")
+    if name is None:
+        raise Problem(f"{file} does not say what it was fitted to", "it was saved from Python", "--data NAME")
+    return pair, source(name)
 
 
 def kept_command(command: Path) -> dict[str, Any]:
