@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 
-.PHONY: demo test slow docs bench lint clean
+.PHONY: demo test slow docs browser bench lint clean
 
 demo: $(VENV)/ready
 	$(BIN)/ppvae demo --output demo --json demo.json
@@ -25,10 +25,18 @@ bench: $(VENV)/ready
 	$(BIN)/ppvae bench --json bench.json
 
 docs: $(VENV)/ready
-	$(BIN)/python docs/catalogue.py > docs/catalogue.md
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/python docs/catalogue.py
+	test -f docs/_made/recorded.html || (mkdir -p docs/_made && export PATH="$(CURDIR)/$(BIN):$$PATH" && bash -e docs/recorded.sh)
+	export PATH="$(CURDIR)/$(BIN):$$PATH" && sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build/html
+	@echo 'the site in docs/_build/html/index.html'
+
+browser: docs
+	$(BIN)/python -m pip install --quiet --editable '.[browser,test]'
+	PPVAE_SITE=docs/_build/html $(BIN)/python -m pytest -q -m browser
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) docs/_build docs/_made docs/catalogue
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
