@@ -27,9 +27,11 @@ bench: $(VENV)/ready
 docs: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	$(BIN)/python docs/catalogue.py
-	test -f docs/_made/recorded.html || (mkdir -p docs/_made && export PATH="$(CURDIR)/$(BIN):$$PATH" && bash -e docs/recorded.sh)
+	mkdir -p docs/_made
+	test -f docs/_made/pair.pt || $(BIN)/python docs/recorded.py docs/_made/pair.pt
+	$(BIN)/ppvae explore docs/_made/pair.pt --export docs/_made/recorded.html --force
 	export PATH="$(CURDIR)/$(BIN):$$PATH" && sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build/html
-	@echo 'the site in docs/_build/html/index.html'
+	@echo 'the site: docs/_build/html/index.html'
 
 browser: docs
 	$(BIN)/python -m pip install --quiet --editable '.[browser,test]'

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from ppvae.models.factor_analysis import Decoder as Loadings
 from recipes import FACTORS

@@ -312,6 +312,8 @@ def _remedy(support: Any, kind: str) -> str:
         return (
             "classes are counted from 0 on: y - y.min(); more of them: make(…, classes=…); NaN where one is not known"
         )
+    if kind in ("Poisson", "NegativeBinomial"):
+        return "whole numbers from 0 on, as counted: neither normalised nor their logarithms; NaN where one is missing"
     return "for grey pixels: binarize (x.bernoulli()) or make(…, likelihood='normal'); for counts: whole numbers"
 
 

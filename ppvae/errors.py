@@ -38,6 +38,12 @@ def own_words() -> Iterator[None]:
     except Problem:
         raise
     except (ValueError, RuntimeError, NotImplementedError, KeyError, TypeError, AttributeError, IndexError) as error:
+        if any(words in str(error) for words in ("same device", "same dtype")):
+            raise Problem(
+                f"the pair's parts do not fit together: {str(error).splitlines()[0]}",
+                "a part of it was moved to another device or type",
+                "move the pair as one: pair.to(device), pair.double()",
+            ) from error
         raise Problem(
             f"the pair does not run on these data: {type(error).__name__}: {error}",
             "a shape that does not broadcast over rows and particles, or a value outside a site's support",

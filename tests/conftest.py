@@ -1,6 +1,7 @@
 """What the tests share: float64 unless a test says otherwise, a seed, and a clean parameter store."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -49,3 +50,39 @@ def ppvae_(monkeypatch, capfd, tmp_path):
         return code, out, err
 
     return run
+
+
+@pytest.fixture
+def site():
+    """The folder of the built site; skips where none is named."""
+    folder = os.environ.get("PPVAE_SITE")
+    if not folder:
+        pytest.skip("PPVAE_SITE names no built site: make browser builds it")
+    return Path(folder).resolve()
+
+
+@pytest.fixture
+def browse():
+    """Open a page in Chromium: ``browse(address, width)``. What its console complains of, a request that fails, and one that
+    goes elsewhere fail the test."""
+    driver = pytest.importorskip("playwright.sync_api")
+    complaints = []
+    with driver.sync_playwright() as player:
+        try:
+            chromium = player.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        except driver.Error as error:
+            pytest.skip(f"no Chromium starts here: {str(error).splitlines()[0]}")
+
+        def browse(address, width=1280):
+            home = address.split("://", 1)[0] + "://" + address.split("://", 1)[1].split("/", 1)[0]
+            page = chromium.new_page(viewport={"width": width, "height": 800})
+            page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
+            page.on("pageerror", lambda error: complaints.append(str(error)))
+            page.on("requestfailed", lambda sent: complaints.append(sent.url))
+            page.on("request", lambda sent: sent.url.startswith((home, "data:")) or complaints.append(sent.url))
+            page.goto(address)
+            return page
+
+        yield browse
+        chromium.close()
+    assert complaints == []

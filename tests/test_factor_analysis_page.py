@@ -4,7 +4,6 @@ import ast
 import itertools
 import json
 import math
-import os
 import re
 import shutil
 import subprocess
@@ -208,27 +207,9 @@ def test_the_picture_and_the_program_start_from_the_same_state():
 
 
 @pytest.fixture(params=(1280, 390))
-def page(request):
-    """The built page, first visit, at two widths; whatever the console complains of fails the test."""
-    driver = pytest.importorskip("playwright.sync_api")
-    site = os.environ.get("PPVAE_SITE")
-    if not site:
-        pytest.skip("PPVAE_SITE names no built site")
-    file = Path(site).resolve() / "touch" / "factor-analysis.html"
-    assert file.exists(), f"{file} is not there: build the site first"
-    with driver.sync_playwright() as player:
-        chromium = shutil.which("chromium")
-        browser = player.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": request.param, "height": 800})
-        complaints = []
-        page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("requestfailed", lambda sent: complaints.append(sent.url))
-        page.on("request", lambda sent: None if sent.url.startswith("file:") else complaints.append(sent.url))
-        page.goto(file.as_uri())
-        yield page
-        browser.close()
-    assert complaints == []
+def page(request, browse, site):
+    """The built page, first visit, at two widths."""
+    return browse((site / "touch" / "factor-analysis.html").as_uri(), request.param)
 
 
 def figure(page, name, column):

@@ -28,7 +28,7 @@ class Gaps(NamedTuple):
         log_evidence: by importance weights of the refined posterior.
         refined: ELBO of the row's own best posterior of the guide's family.
         guide: ELBO of the guide's output.
-        approximation: log_evidence - refined: what the family cannot reach.
+        approximation: log_evidence - refined: what the family cannot reach, and what too few steps did not.
         amortization: refined - guide: what one network for all rows costs.
     """
 

@@ -34,7 +34,7 @@ class elbo:  # noqa: N801  (a verb of the library)
     Reference: Jordan et al. 1999; Kingma & Welling 2014, eq. 2-3.
 
     Args:
-        particles: draws averaged over; the bound's value does not change, its variance falls.
+        particles: draws averaged over; the bound's mean does not change, its variance falls.
         gradient: an unbiased estimate, each of them.
             "pathwise": through reparametrised draws.
             "stl": through the draws alone, log q's own parameters held; every KL is then a Monte Carlo estimate. Its

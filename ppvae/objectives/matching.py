@@ -21,10 +21,10 @@ from ppvae.tracing.traces import Seen, run
 class posterior_matching:  # noqa: N801  (a verb of the library)
     r"""The log-density of a guide that sees fewer entries, at draws of one that sees more; per row in nats, no bound.
 
-    .. math:: E_{m} \, E_{q(z \mid x)} \log q_\phi(z \mid x_{m})
+    .. math:: E_{o'} \, E_{q(z \mid x)} \log q_\phi(z \mid x_{o'})
 
-    Its maximum over densities is :math:`E[q(z \mid x) \mid x_m]`, the posterior itself where the teacher is exact: the guide falls
-    towards KL(p || q), which covers what it cannot match, where the ELBO's KL(q || p) hides in a part of it. A factorised
+    with o' what the law leaves visible. Its maximum over densities is :math:`E[q(z \mid x) \mid x_{o'}]`, the posterior itself where the
+    teacher is exact: the guide falls towards KL(p || q), which covers what it cannot match, where the ELBO's KL(q || p) hides in a part of it. A factorised
     Gaussian ends with the marginal variances, under the ELBO with those of each latent given the others. No gradient passes
     through a draw, so the guide may have any density that can be evaluated.
 
@@ -45,7 +45,7 @@ class posterior_matching:  # noqa: N801  (a verb of the library)
     coupled: ClassVar[bool] = False
 
     def __call__(self, pair: Pair, x: Any, mask: Any = None) -> Tensor:
-        """log q(z | x_m) of each row, (N,)."""
+        """log q(z | x_o') of each row, (N,)."""
         table = enter(pair, x, mask)
         with torch.no_grad():
             told = run(self.teacher, table, enumerate=False)

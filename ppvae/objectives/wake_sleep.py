@@ -28,7 +28,8 @@ class wake_sleep:  # noqa: N801  (a verb of the library)
               \nabla_\phi: \sum_p \tilde w_p \nabla \log q_\phi(z_p | x)
 
     with w̃ the normalised weights of P draws from q. The guide falls towards KL(p(z | x) || q), not KL(q || p), and no
-    gradient passes through a draw: any latent will do, discrete ones too. Both gradients are consistent in P, not unbiased.
+    gradient passes through a draw: any latent will do, discrete ones too. The story's gradient is that of the
+    bound; as gradients of log p(x_o) and of that KL both are biased, and right as P grows.
 
     Reference: Bornschein & Bengio 2015; Le et al. 2019; sleep: Hinton et al. 1995.
 
