@@ -145,7 +145,7 @@ def test_dragging_moves_the_decoded_image_and_erasing_the_posterior(address, bro
     box = shown.bounding_box()
     strokes = []
     for i in range(6):
-        at = box["x"] + (0.2 + 0.1 * i) * box["width"], box["y"] + 0.45 * box["height"]
+        at = box["x"] + (0.07 + 0.15 * i) * box["width"], box["y"] + 0.45 * box["height"]
         page.mouse.move(*at)
         strokes.append(changed(page, "sd", lambda: (page.mouse.down(), page.mouse.up())))
     seen = int(page.locator("#numbers").inner_text().split()[0])
@@ -156,7 +156,7 @@ def test_dragging_moves_the_decoded_image_and_erasing_the_posterior(address, bro
     with capsys.disabled():
         figures = [f"{statistics.median(times):.0f} (most {max(times):.0f})" for times in (drags, strokes)]
         print(
-            f"\\n{width} px: the image follows a drag after {figures[0]} ms, the posterior an eraser after {figures[1]} ms"
+            f"\n{width} px: the image follows a drag after {figures[0]} ms, the posterior an eraser after {figures[1]} ms"
         )
 
 

@@ -6,6 +6,7 @@ It goes on where test_traps ends; the numbers are those of the first table of pi
 import itertools
 import math
 import random
+import threading
 
 import pyro
 import pyro.distributions as dist
@@ -550,3 +551,36 @@ def test_draws_that_cannot_be_staged_are_drawn_eagerly(law):
 
     objective = ppvae.elbo(2, "score")
     assert steps_of(a_pair(model, proposal), objective, rows()[0], lambda turn: None).startswith("eager: ")
+
+
+# --- seen again on the page docs/pitfalls.md ------------------------------------------------------------
+
+
+def test_threads_share_pyros_stack():
+    """A site of another thread lands in this one's trace; whole fits run in parallel as processes."""
+    go, done = threading.Event(), threading.Event()
+
+    def here():
+        go.set()
+        assert done.wait(10)
+        return pyro.sample("a", dist.Normal(0.0, 1.0))
+
+    def there():
+        assert go.wait(10)
+        pyro.sample("b", dist.Normal(0.0, 1.0))
+        done.set()
+
+    other = threading.Thread(target=there)
+    other.start()
+    trace = poutine.trace(here).get_trace()
+    other.join()
+    assert "b" in trace.nodes
+
+
+def test_renyi_elbo_gives_modules_without_param_sites_no_gradient():
+    pair, (x, _) = a_pair(), rows()
+    bound = RenyiELBO(alpha=0, num_particles=3, vectorize_particles=True, max_plate_nesting=2)
+    bound.loss_and_grads(lambda x: story(pair.numbers, x), lambda x: guide(pair.q, x), x)
+    assert pair.q.A.grad is None
+    ppvae.iw_elbo(3)(pair, x).mean().backward()
+    assert pair.q.A.grad is not None
