@@ -100,7 +100,12 @@ def read(path: str | Path) -> tuple[Pair, dict[str, Any]]:
     """Read a pair and the notes kept beside it."""
     path = Path(path)
     if path.is_dir():
-        path = next((path / name for name in RUN if (path / name).is_file()), path / RUN[0])
+        held = [path / name for name in RUN if (path / name).is_file()]
+        if not held:
+            raise Problem(
+                f"the folder {path} holds no fitted pair", "a folder of something else", "one that `ppvae fit` left"
+            )
+        path = held[0]
     record = read_record(path, sealed=lambda record: record.get("ppvae") != 1)  # those had none
     version = record.get("ppvae")
     if not isinstance(version, int) or version not in (1, 2):

@@ -42,7 +42,14 @@ def test_no_link_is_broken(site):
                 continue
             where, _, anchor = address.partition("#")
             target = (file.parent / where.split("?")[0]).resolve() if where else file
-            if target.is_dir() or not target.exists() or anchor and target.suffix == ".html" and target in pages and anchor not in pages[target].anchors:
+            if (
+                target.is_dir()
+                or not target.exists()
+                or anchor
+                and target.suffix == ".html"
+                and target in pages
+                and anchor not in pages[target].anchors
+            ):
                 broken.append((file.name, address))
     assert broken == []
 

@@ -16,6 +16,7 @@ import torch
 from pyro import poutine
 
 import ppvae
+from ppvae.cli.shared import Terminated
 from ppvae.explore import record, server
 from ppvae.explore.page import page
 from ppvae.explore.record import BLOCKS, SIDE, blocks
@@ -254,7 +255,7 @@ def test_the_command_writes_a_page_or_says_what_is_wrong(ppvae_, monkeypatch):
     code, _, err = ppvae_("explore", "nowhere")
     assert code == 2 and "nowhere" in err
     code, _, err = ppvae_("explore", ".")
-    assert code == 2 and "Try:" in err
+    assert code == 2 and "holds no fitted pair" in err
     with server.bound(0) as first:
         code, _, err = ppvae_("explore", "run", "--port", first.getsockname()[1])
         assert code == 2 and "cannot be had" in err and "--port" in err
@@ -262,10 +263,16 @@ def test_the_command_writes_a_page_or_says_what_is_wrong(ppvae_, monkeypatch):
 
 def test_the_command_serves_until_it_is_stopped(ppvae_, monkeypatch):
     ppvae.save(examples.pair("vae", features=64, likelihood="normal"), "pair.pt")
-    served = []
-    monkeypatch.setattr(server, "serve", lambda view, at: served.append((view.about(), at.getsockname())))
+    served, ends = [], [KeyboardInterrupt, Terminated]
+
+    def serve(view, at):
+        served.append((view.about(), at.getsockname()))
+        raise ends[len(served) - 1]
+
+    monkeypatch.setattr(server, "serve", serve)
     code, out, err = ppvae_("explore", "pair.pt", "--port", 0)
     assert code == 2 and "--data" in err
     code, out, err = ppvae_("explore", "pair.pt", "--port", 0, "--data", "digits")
     assert code == 0 and out.endswith("stopped\n") and f"http://127.0.0.1:{served[0][1][1]} until Ctrl-C" in out
     assert served[0][0]["data"] == "digits" and served[0][0]["shape"] == (1, 8, 8)
+    assert ppvae_("explore", "pair.pt", "--port", 0, "--data", "digits")[0] == 143

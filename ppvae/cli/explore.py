@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.progress import track
 
-from ppvae.cli.shared import Device, Force, console, errors, opened, refuse_existing
+from ppvae.cli.shared import Device, Force, Terminated, console, errors, opened, refuse_existing
 from ppvae.errors import Problem
 from ppvae.explore.record import recorded
 from ppvae.explore.views import View
@@ -48,8 +48,12 @@ def explore(
     with bound(port) as at:
         view = _view(file, data, device)
         console.print(f"http://{at.getsockname()[0]}:{at.getsockname()[1]} until Ctrl-C", soft_wrap=True)
-        serve(view, at)
-    console.print("stopped")
+        try:
+            serve(view, at)
+        except Terminated:
+            raise
+        except KeyboardInterrupt:  # how a server is ended
+            console.print("stopped")
 
 
 def _view(file: Path, data: str | None, device: str) -> View:

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 HERE = Path(__file__).parent
+SCRIPTS = "ask.js", "pictures.js", "plane.js", "page.js"
 
 
 def page(about: dict[str, Any], recorded: dict[str, Any] | None = None) -> str:
@@ -23,7 +24,7 @@ def page(about: dict[str, Any], recorded: dict[str, Any] | None = None) -> str:
     return environment.get_template("page.html").render(
         about=about,
         style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
-        script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
+        script=Markup("\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)),
         data=_inside({"about": about, "recorded": recorded}),
     )
 
