@@ -105,8 +105,10 @@ def _first(module: Any) -> str:
 def _words(module: Any, skip: bool) -> str:
     """A module's docstring as Markdown: what is indented is an equation; ``skip`` leaves out the first line."""
     paragraphs = re.split(r"\n\s*\n", inspect.cleandoc(module.__doc__))[int(skip) :]
-    parts = [f"```text\n{inspect.cleandoc(p)}\n```" if p.startswith("    ") else p for p in paragraphs]
-    return "\n\n".join(part.replace("``", "`") for part in parts) + "\n"
+    parts = [
+        f"```text\n{inspect.cleandoc(p)}\n```" if p.startswith("    ") else p.replace("``", "`") for p in paragraphs
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def _graph(name: str, pair: ppvae.Pair, rows: dict[str, Any]) -> str:

@@ -88,6 +88,8 @@ def _parts(name: str) -> tuple[str, str, str]:
     if name == "factor_analysis_not_at_random":
         how = "objective=ppvae.iw_elbo(20), epochs=40, learning_rate=0.01"
         return SELF_MASKED, f'"{name}", features=6, latents=2, mechanism="sign_known"', how
+    if name == "factor_analysis_masked":  # a network of two layers
+        return DIGITS, f'"{name}", features=64, latents={FACTORS}', "epochs=80, learning_rate=0.01"
     if name.startswith("factor_analysis"):
         return DIGITS, f'"{name}", features=64, latents={FACTORS}', "epochs=40, learning_rate=0.02"
     image = f'"{name}", features=64, latents={FACTORS}, likelihood="normal", hidden=(128, 64)'

@@ -241,6 +241,7 @@ def test_log_evidence_keeps_single_precision_when_the_noise_is_small():
         ({"mask": torch.ones(N, D)}, "torch.float32"),
         ({"mask": torch.ones(D, dtype=torch.bool)}, "the mask has shape"),
         ({"mask": torch.ones(N, D + 1, dtype=torch.bool)}, "the mask has shape"),
+        ({"x": torch.zeros(N, D, dtype=torch.float32)}, "W holds torch.float64 and x torch.float32"),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(change, message):

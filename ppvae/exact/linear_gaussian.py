@@ -28,6 +28,12 @@ def checked(W: Tensor, loc: Tensor, scale: Tensor, x: Tensor, mask: Tensor | boo
             "W must be (features, latents) and x (rows, features), with the same number of features",
             "transposing W, or flattening each row of x",
         )
+    if W.dtype != x.dtype:
+        raise Problem(
+            f"W holds {W.dtype} and x {x.dtype}",
+            "the story and the rows were made apart",
+            f"x.to(W.dtype), or W, loc and scale in {x.dtype}",
+        )
     D = W.shape[0]
     for name, value in (("loc", loc), ("scale", scale)):
         if value.dim() > 1 or value.numel() not in (1, D):

@@ -57,7 +57,7 @@ def _answer(view: View, question: str, body: bytes) -> dict[str, Any]:
         if "seen" in said:
             said["seen"] = torch.tensor(said["seen"]).bool()
         return asked[question](**said)  # type: ignore[operator]
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError) as error:
         raise Problem(
             f"the question {question!r} cannot be read ({type(error).__name__})", "asked by hand", "the page asks them"
         ) from error
