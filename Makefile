@@ -28,7 +28,7 @@ docs: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	$(BIN)/python docs/catalogue.py
 	mkdir -p docs/_made
-	test -f docs/_made/pair.pt || $(BIN)/python docs/recorded.py docs/_made/pair.pt
+	$(BIN)/python docs/recorded.py docs/_made/pair.pt
 	$(BIN)/ppvae explore docs/_made/pair.pt --export docs/_made/recorded.html --force
 	export PATH="$(CURDIR)/$(BIN):$$PATH" && sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build/html
 	@echo 'the site: docs/_build/html/index.html'

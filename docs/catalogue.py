@@ -5,7 +5,6 @@ Each page runs its program (`recipes`) and holds what it printed. Where nothing 
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import re
 import sys
@@ -18,6 +17,7 @@ import torch
 from figures import published
 from recipes import program
 from scored import table
+from stamp import stamp
 
 import ppvae
 from ppvae import plots
@@ -32,13 +32,13 @@ def main() -> None:
     plt.switch_backend("Agg")
     plt.style.use("tableau-colorblind10")
     PAGES.mkdir(exist_ok=True)
-    stamp = _stamp()
+    made = f"<!-- made from {stamp()} -->"
     for name in ppvae.names():
         path = PAGES / f"{name}.md"
-        if path.exists() and stamp in path.read_text(encoding="utf-8"):
+        if path.exists() and made in path.read_text(encoding="utf-8"):
             continue
         began = time.perf_counter()
-        path.write_text(_page(name) + f"\n<!-- {stamp} -->\n", encoding="utf-8")
+        path.write_text(f"{_page(name)}\n{made}\n", encoding="utf-8")
         print(f"catalogue: {name} ({time.perf_counter() - began:.0f} s)", flush=True)
     (PAGES / "index.md").write_text(_index(), encoding="utf-8")
 
@@ -148,16 +148,6 @@ def _options(guide: Any) -> str:
 
 def _code(title: str, module: Any) -> str:
     return f"<details><summary>{title.replace('`', '')}</summary>\n\n```python\n{inspect.getsource(module)}```\n\n</details>\n"
-
-
-def _stamp() -> str:
-    """What enters the pages: the package, and what stands beside this file."""
-    root = HERE.parent
-    files = [*root.glob("ppvae/**/*.py"), *root.glob("models/*.py"), *root.glob("guides/*.py"), *HERE.glob("*.py")]
-    held = hashlib.sha256()
-    for file in sorted({*files, root / "README.md"}):
-        held.update(file.read_bytes())
-    return f"made from {held.hexdigest()[:16]}"
 
 
 if __name__ == "__main__":

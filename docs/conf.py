@@ -7,6 +7,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from stamp import stamp
+
 from ppvae import __version__ as release  # noqa: F401
 
 project = "ppvae"
@@ -16,8 +18,8 @@ exclude_patterns = ["_build", "_made", "jupyter_execute", ".jupyter_cache", "not
 
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
-nb_execution_mode = "cache"  # a page runs again when one of its programs changed; `make clean` forgets all
-nb_execution_cache_path = str(Path(__file__).parent / "_build" / "cache")
+nb_execution_mode = "cache"  # a page runs again when one of its programs changed, all of them when ppvae did
+nb_execution_cache_path = str(Path(__file__).parent / "_build" / f"programs-{stamp()}")
 nb_execution_in_temp = True
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
+from ppvae.models.factor_analysis import Decoder as Loadings
 from pyro import poutine
 from pyro.distributions import Delta
-from ppvae.models.factor_analysis import Decoder as Loadings
 from recipes import FACTORS
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
