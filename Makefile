@@ -38,7 +38,7 @@ browser: docs
 	PPVAE_SITE=docs/_build/html $(BIN)/python -m pytest -q -m browser
 
 clean:
-	rm -rf $(VENV) docs/_build docs/_made docs/catalogue
+	rm -rf $(VENV) docs/_build docs/_made docs/catalogue docs/notebooks
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

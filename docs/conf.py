@@ -14,7 +14,7 @@ from ppvae import __version__ as release  # noqa: F401
 project = "ppvae"
 copyright = "2026, the authors of ppvae. Apache-2.0"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "extension"]
-exclude_patterns = ["_build", "_made", "jupyter_execute", ".jupyter_cache", "notebooks/README.md"]
+exclude_patterns = ["_build", "_made", "jupyter_execute", ".jupyter_cache"]
 
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
@@ -27,6 +27,7 @@ nb_execution_show_tb = True
 nb_merge_streams = True
 suppress_warnings = ["mystnb.unknown_mime_type"]
 
+napoleon_use_ivar = True
 default_role = "code"  # `name` in a docstring
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

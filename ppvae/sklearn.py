@@ -47,7 +47,7 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         random_state: of the entries to hide, and of `sample` unless it is given its own.
 
     Attributes:
-        W_: loadings (D, K), like loc_ and scale_ in the units of X.
+        W_: loadings (D, K), like ``loc_`` and ``scale_`` in the units of X.
         loc_: mean (D,).
         scale_: standard deviation of the noise (D,).
         n_latents_: K.

@@ -46,9 +46,9 @@ def mar(x: Tensor | np.ndarray, rate: float = 0.5, seed: int = 0) -> Tensor:
     r"""Hide entries at random given what stays observed (Rubin 1976; law as in Muzellec et al. 2020).
 
         A = a random 30 % of the columns (at least one), always observed
-        p(missing_nj) = logistic(b_j + Σ_{k in A} w_kj (x_nk - m_k)/s_k / √|A|),  w_kj ~ N(0, 1),  j not in A
+        p(missing_nj) = logistic(b_j + Σ_{k in A} w_kj (x_nk - m_k)/s_k / √#A),  w_kj ~ N(0, 1),  j not in A
 
-    with b_j such that column j is missing at rate · D/(D - |A|) on average: `rate` over the table.
+    with b_j such that column j is missing at rate · D / (D - #A) on average: `rate` over the table.
 
     Args, Returns: as `mcar`.
 

@@ -2,7 +2,7 @@
 
 An objective is called ``objective(pair, x, mask)`` and gives a differentiable bound for each row, (N,); its value is the
 bound, and its gradient is the estimator that was asked for. It may be any callable; `fit` reads these attributes where
-they are there:
+they are there::
 
     unit        None: the number is no bound on the evidence.
     coupled     True: a row's number depends on the other rows, so batches are never padded.
