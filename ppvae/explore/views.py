@@ -12,6 +12,7 @@ from pyro import poutine
 from torch import Tensor
 
 from ppvae.conditioning.averages import effective, expectation, log_mean_exp
+from ppvae.conditioning.completion import completed
 from ppvae.conditioning.posterior import Posterior, condition
 from ppvae.errors import Problem
 from ppvae.machine import own_generators
@@ -125,15 +126,15 @@ class View:
         with own_generators(0), torch.no_grad():  # the same draws each time: what moves is moved by the mask
             posterior = condition(self.pair, rows, {"x": mask})
             mean = posterior.impute_mean(PARTICLES)
-            complete = posterior.impute(DRAWS, PARTICLES)[:, 0]  # (S, D)
-            z = posterior.sample(DRAWS, PARTICLES) if self.latents else {}
+            z = posterior.resampled(posterior.table, DRAWS, PARTICLES)  # (S, 1, 1, K)
+            complete = completed(self.pair, posterior.table, z, DRAWS)[:, 0]  # (S, D)
             weights = _weights(posterior)
         spread = self.low + 2 * complete.std(0, keepdim=True)  # on the scale of x: half of its range is white
         return {
             "mean": self._greys(mean),
             "sd": self._greys(spread),
             "draws": self._greys(complete[:IMPUTATIONS]),
-            "z": {name: _rounded(z[name][:, 0].cpu()) for name in self.latents},
+            "z": {name: _rounded(z[name][:, 0, 0].cpu()) for name in self.latents},
             "evidence": None if weights is None else round(float(log_mean_exp([weights])), 2),
             "ess": None if weights is None else round(float(effective(weights)), 1),
             "milliseconds": _since(began),
