@@ -35,6 +35,7 @@ autodoc_default_options = {"exclude-members": "__init__"}
 
 html_theme = "furo"
 html_title = "ppvae"
+html_favicon = "_static/favicon.svg"
 html_static_path = ["_static"]
 html_extra_path = ["_made/recorded.html"]
 html_css_files = ["site.css"]

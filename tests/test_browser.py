@@ -3,7 +3,9 @@
 import re
 import statistics
 import threading
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
@@ -65,8 +67,23 @@ def test_every_page_loads_and_fits(site, browse, width):
     assert wide == []
 
 
-def test_search_finds_iw_elbo(site, browse):
-    page = browse((site / "search.html").as_uri() + "?q=iw_elbo")
+@pytest.fixture
+def served(site):
+    """The site's address on a server, as readers have it: from a folder a browser lets no page read another."""
+    handler = partial(Quiet, directory=str(site))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_address[1]}"
+        running.shutdown()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+def test_search_finds_iw_elbo(served, browse):
+    page = browse(f"{served}/search.html?q=iw_elbo")
     page.wait_for_selector("#search-results li a")
     found = page.locator("#search-results li a").all_text_contents()
     assert any("iw_elbo" in name for name in found), found
