@@ -6,10 +6,9 @@ NaN = missing.
 
 DIGITS = """
 digits = ppvae.data.load("digits")  # 1,797 images of 8 x 8, grey levels between 0 and 1
-train, test = (
-    {"x": digits.rows(split).masked_fill(~ppvae.data.mcar(digits.rows(split), 0.5, seed=1), torch.nan)}
-    for split in ("train", "test")
-)  # half of the pixels are missing, at random
+train, test = ({"x": digits.rows(split)} for split in ("train", "test"))
+for rows in (train, test):  # half of the pixels are missing, at random
+    rows["x"] = rows["x"].masked_fill(~ppvae.data.mcar(rows["x"], 0.5, seed=1), torch.nan)
 """
 LABELLED = """
 digits = ppvae.data.load("digits")
@@ -19,9 +18,10 @@ train, test = (
 """
 SOME_LABELLED = """
 digits = ppvae.data.load("digits")
-known = torch.rand(len(digits.rows("train")), generator=torch.Generator().manual_seed(1)) < 0.1  # one class in ten
-train = {"x": digits.rows("train"), "y": digits.labels("train").float().masked_fill(~known, torch.nan)[:, None]}
-test = {"x": digits.rows("test"), "y": torch.full((len(digits.rows("test")), 1), torch.nan)}
+train, test = ({"x": digits.rows(split)} for split in ("train", "test"))
+known = ppvae.data.mcar(train["x"][:, :1], 0.9, seed=1)  # one class in ten
+train["y"] = digits.labels("train").float()[:, None].masked_fill(~known, torch.nan)
+test["y"] = torch.full_like(test["x"][:, :1], torch.nan)  # none
 """
 SELF_MASKED = """
 digits = ppvae.data.load("digits")
@@ -37,7 +37,8 @@ import pandas as pd
 age = torch.distributions.Normal(45.0, 12.0).sample((600,))
 rooms = torch.poisson(age / 12)
 size = (rooms + torch.randn(600) > 4).long()
-frame = pd.DataFrame({"age": age, "rooms": rooms.int(), "size": ["small" if s == 0 else "large" for s in size]})
+words = ["small" if s == 0 else "large" for s in size]
+frame = pd.DataFrame({"age": age, "rooms": rooms.int(), "size": words})
 frame = frame.mask(torch.rand(600, 3).numpy() < 0.2)  # a fifth of the cells is missing
 schema = ppvae.data.Schema.of(frame)
 x = torch.as_tensor(schema.encode(frame)).float()
@@ -53,11 +54,11 @@ hidden = torch.rand(graphs.shape) < 0.1  # one pair of nodes in ten is not known
 train, test = ({"x": rows} for rows in graphs.masked_fill(hidden, torch.nan).split(300))
 """
 SPRITES = """
-scenes = ppvae.data.sprites(700, most=2, size=16).x  # up to two sprites, three colour channels of bits
+scenes = ppvae.data.sprites(700, most=2, size=16).x  # up to two sprites, three channels of bits
 train, test = {"x": scenes[:600]}, {"x": scenes[600:]}
 """
 CHAIRS = """
-chairs = ppvae.data.shapes("chairs", rows=200, points=80)  # points and normals of parts that come and go
+chairs = ppvae.data.shapes("chairs", rows=200, points=80)  # parts that come and go
 train, test = chairs.rows("train"), chairs.rows("test")
 for rows in (train, test):
     rows["x"] = rows["x"] + 0.03 * torch.randn(rows["x"].shape)

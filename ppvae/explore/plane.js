@@ -43,7 +43,7 @@ function crosses() {                                  // draws of the posterior 
 }
 
 function say() {
-  const words = on(state.z).filter((at) => at !== undefined).slice(0, state.axes[1] === undefined ? 1 : 2).map((at) => at.toFixed(2));
+  const words = on(state.z).filter((at) => at !== undefined).slice(0, state.axes[1] === undefined ? 1 : 2).map((at) => at.toFixed(2).replace("-0.00", "0.00"));
   $("place").textContent = `(${words.join(", ")})`;
   $("ring").setAttribute("aria-valuetext", words.join(" and "));
 }
