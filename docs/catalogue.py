@@ -84,9 +84,7 @@ def _index() -> str:
         "One guide is one pair of story and guide; `ppvae.make(name, features, latents, …)` builds it, `ppvae list` lists them.",
         "Each page has the story's equation, the graph, a fit that was run when the site was built, and the code.",
         "",
-        "| pair | what it is |",
-        "|---|---|",
-        *(f"| [{name}]({name}.md) | {_first(maker(name))} |" for name in ppvae.names()),
+        *_stories(),
         "",
         "```{toctree}",
         ":hidden:",
@@ -96,6 +94,18 @@ def _index() -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _stories() -> list[str]:
+    """The pairs by their stories: each story, and the guides that there are for it."""
+    stories: dict[str, list[str]] = {}
+    for name in ppvae.names():
+        stories.setdefault(maker(name).model.__module__, []).append(name)
+    lines = []
+    for module, names in stories.items():
+        lines += [f"**{_first(sys.modules[module])}**", ""]
+        lines += [*(f"- [{name}]({name}.md): {_first(maker(name))}" for name in names), ""]
+    return lines
 
 
 def _first(module: Any) -> str:

@@ -43,10 +43,10 @@ def explore(
         from ppvae.explore.server import bound, serve
     except ImportError as error:
         raise Problem(
-            f"{error.name} is not installed", "the page's server is no part of ppvae", "pip install 'ppvae[explore]'"
+            f"{error.name} is not installed", "the page's server is no part of ppvae", "pip install starlette uvicorn"
         ) from error
+    view = _view(file, data, device)
     with bound(port) as at:
-        view = _view(file, data, device)
         console.print(f"http://{at.getsockname()[0]}:{at.getsockname()[1]} until Ctrl-C", soft_wrap=True)
         try:
             serve(view, at)
