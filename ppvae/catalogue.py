@@ -103,7 +103,9 @@ def read(path: str | Path) -> tuple[Pair, dict[str, Any]]:
         held = [path / name for name in RUN if (path / name).is_file()]
         if not held:
             raise Problem(
-                f"the folder {path} holds no fitted pair", "a folder of something else", "one that `ppvae fit` left"
+                f"the folder {path} holds no fitted pair ({', '.join(RUN)})",
+                "a folder of something else",
+                "one that `ppvae fit` left",
             )
         path = held[0]
     record = read_record(path, sealed=lambda record: record.get("ppvae") != 1)  # those had none

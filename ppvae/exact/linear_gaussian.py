@@ -28,7 +28,7 @@ def checked(W: Tensor, loc: Tensor, scale: Tensor, x: Tensor, mask: Tensor | boo
             "W must be (features, latents) and x (rows, features), with the same number of features",
             "transposing W, or flattening each row of x",
         )
-    if W.dtype != x.dtype:
+    if x.is_floating_point() and W.dtype != x.dtype:
         raise Problem(
             f"W holds {W.dtype} and x {x.dtype}",
             "the story and the rows were made apart",
