@@ -10,12 +10,10 @@ const waiting = {};                                  // of each question one is 
 async function ask(question, said, show) {
   if (waiting[question]) { waiting[question].next = [said, show]; return; }
   waiting[question] = {};
-  const began = performance.now();
   try {
     const answer = recorded ? replay[question](said) : await posted(question, said);
     $("trouble").hidden = true;
     show(answer);
-    document.body.dataset[question] = (performance.now() - began).toFixed(0);
   } catch (error) {
     trouble(error);
   }

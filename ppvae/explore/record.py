@@ -58,7 +58,7 @@ def _grid(codes: dict[str, Any]) -> dict[str, Any]:
 
 def _row(view: View, row: int, of: Tensor, plane: dict[str, Any] | None) -> dict[str, Any]:
     count = int(of.max()) + 1
-    found: dict[str, Any] = {**view.row(row), "number": row, "decoded": None}
+    found: dict[str, Any] = {**view.row(row), "decoded": None}
     found["inferred"] = [_lean(view.infer(row, seen), plane) for seen in _choices(of, count)]
     if plane is not None:
         z = list(plane["codes"][row])

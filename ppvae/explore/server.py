@@ -1,4 +1,4 @@
-"""The page on this machine alone: one address, one page, three questions that it asks as one drags and draws."""
+"""The page on this machine alone: one address, one page, four questions that it asks as one drags and draws."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _answer(view: View, question: str, body: bytes) -> dict[str, Any]:
 
 
 def bound(port: int) -> socket.socket:
-    """A socket on this machine's own address, before any work is done.
+    """A socket on this machine's own address.
 
     Args:
         port: 0 takes any that is free.

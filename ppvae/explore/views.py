@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,7 +32,7 @@ class View:
         pair: fitted, on any device.
         entries: the rows by entry, x (N, D) among them.
         shape: (channels, height, width) of an image, or None: the rows are none.
-        label: of the rows, or None; dots are coloured by it.
+        label: of the rows, or None; the page writes it where a code stands.
         columns: names of the features, or None.
         said: what the page says besides: the pair's name, the data's.
     """
@@ -70,8 +69,6 @@ class View:
             "exact": self.pair.exact,
             "particles": 1 if self.pair.exact else PARTICLES,
             "label": None if self.label is None else self.label.tolist(),
-            "low": float(self.low.min()),
-            "high": float(self.high.max()),
         }
 
     def codes(self, latent: str) -> dict[str, Any]:
@@ -99,12 +96,11 @@ class View:
             for name, value in self.entries.items()
             if name != "x" and not value[row].isnan().any()
         }
-        began = time.perf_counter()
         with own_generators(0), torch.no_grad():
             story = poutine.trace(poutine.condition(self.pair.model, data={latent: place}))
             law = story.get_trace(size=draws, **given).nodes["x"]["fn"]
             mean = expectation(law).expand(draws, -1).mean(0, keepdim=True)
-        return {"image": self._greys(mean), "milliseconds": _since(began)}
+        return {"image": self._greys(mean)}
 
     def infer(self, row: int, seen: Tensor) -> dict[str, Any]:
         """A row's posterior given some of its entries.
@@ -122,7 +118,6 @@ class View:
             raise Problem(f"seen has the shape {tuple(seen.shape)}", f"a row has {x.shape[1]} entries", "one a feature")
         rows = {name: value[[row]] for name, value in self.entries.items()}
         mask = seen[None].to(x.device) & ~x.isnan()
-        began = time.perf_counter()
         with own_generators(0), torch.no_grad():  # the same draws each time: what moves is moved by the mask
             posterior = condition(self.pair, rows, {"x": mask})
             mean = posterior.impute_mean(PARTICLES)
@@ -137,7 +132,6 @@ class View:
             "z": {name: _rounded(z[name][:, 0, 0].cpu()) for name in self.latents},
             "evidence": None if weights is None else round(float(log_mean_exp([weights])), 2),
             "ess": None if weights is None else round(float(effective(weights)), 1),
-            "milliseconds": _since(began),
         }
 
     def row(self, row: int) -> dict[str, Any]:
@@ -193,7 +187,3 @@ def _levels(x: Tensor, image: bool) -> tuple[Tensor, Tensor]:
 
 def _rounded(values: Tensor) -> list[Any]:
     return torch.round(values.double(), decimals=3).tolist()
-
-
-def _since(began: float) -> float:
-    return round(1e3 * (time.perf_counter() - began), 1)
